@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -214,7 +215,7 @@ func prepareDomain(s string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if d == "" || strings.HasPrefix(d, ".") || strings.Contains(d, "..") {
+	if slices.Contains(strings.Split(d, "."), "") {
 		return "", errors.New("has an empty label")
 	}
 	return bounded(norm.NFC.String(d))
