@@ -1,0 +1,215 @@
+package xmpp
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
+)
+
+// Session is an account that is logged in, or on its way to be again. It is
+// made by [Connect], may be used by several goroutines, and must be closed.
+//
+//	            lost                 wait (backoff)
+//	logged in ───────▶ logged out ──────────────▶ logging in ─┐
+//	    ▲                  ▲                           │      │ done
+//	    │                  └──────── failed ───────────┘      │
+//	    └─────────────────────────────────────────────────────┘
+//
+// From every state Close leads to the end; so do a conflict, a login that is
+// refused, and with NoReconnect the first loss. Requests wait for a login as
+// long as their context allows.
+type Session struct {
+	config  Config
+	account jid.JID
+	pin     []byte
+
+	stop context.CancelFunc // ends the supervisor
+	done chan struct{}      // closed when the supervisor has ended; err is set before
+
+	mu       sync.Mutex // held for moments, never while anything waits
+	current  *stream    // nil while logged out
+	changed  chan struct{}
+	addr     jid.JID
+	err      error
+	presence *stanza.Presence // sent after each login; nil before the first
+	handlers map[xml.Name][]*handler
+	features map[string]int
+}
+
+// Connect logs in once, within ctx, and sends presence. The session then stays
+// logged in until Close, whatever becomes of ctx. Errors are, or wrap,
+// [*AuthError], [ErrConflict] or [*ConnectError], which may hold [*TLSError].
+func Connect(ctx context.Context, c *Config) (*Session, error) {
+	s := &Session{
+		config: *c, account: c.JID,
+		done: make(chan struct{}), changed: make(chan struct{}),
+		handlers: make(map[xml.Name][]*handler), features: make(map[string]int),
+	}
+	var err error
+	if s.pin, err = c.check(); err != nil {
+		return nil, fmt.Errorf("xmpp: %w", err)
+	}
+	if s.config.Dial == nil {
+		s.config.Dial = new(net.Dialer).DialContext
+	}
+	for _, f := range append([]string{nsInfo, nsPing}, c.Features...) {
+		s.features[f]++
+	}
+	if !c.NoPresence {
+		s.presence = &stanza.Presence{Priority: c.Priority}
+	}
+	st, err := s.connect(ctx, target{})
+	if err != nil {
+		return nil, fmt.Errorf("xmpp: %w", err)
+	}
+	s.announce(st)
+	s.install(st)
+	// Bounds the later logins. It is the session's, not ctx: that bounds this
+	// call only.
+	life, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	// Owned by the session; it ends by Close, or for good as Done says, and
+	// Close waits for it.
+	go s.supervise(life, st)
+	return s, nil
+}
+
+// install makes st the login that requests use; nil means that there is none.
+func (s *Session) install(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current = st
+	if st != nil {
+		s.addr = st.addr
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// supervise runs the logins one after the other, until life ends.
+func (s *Session) supervise(life context.Context, st *stream) {
+	defer close(s.done)
+	defer s.stop()
+	for tries := 0; ; {
+		s.config.Trace.connected(st.addr)
+		err := st.run(life.Done())
+		s.install(nil)
+		s.config.Trace.disconnected(err)
+		if permanent(err) || s.config.NoReconnect {
+			s.end(err)
+			return
+		}
+		if time.Since(st.born) >= backoffReset {
+			tries = 0
+		}
+		if st, err = s.again(life, err, &tries); err != nil {
+			s.end(err)
+			return
+		}
+		s.announce(st)
+		s.install(st)
+	}
+}
+
+// again logs in until that works or is of no use. lost is why it is needed,
+// tries counts the attempts since the last login that lived.
+func (s *Session) again(life context.Context, lost error, tries *int) (*stream, error) {
+	var hint target
+	var moved *StreamError
+	if errors.As(lost, &moved) && moved.Host != "" {
+		hint, _ = redirected(moved.Host)
+	}
+	for {
+		wait := backoff(*tries, rand.Float64())
+		*tries++
+		s.config.Trace.retrying(lost, wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-life.Done():
+			timer.Stop()
+			return nil, ErrClosed
+		}
+		st, err := s.connect(life, hint)
+		switch {
+		case err == nil:
+			return st, nil
+		case life.Err() != nil:
+			return nil, ErrClosed
+		case permanent(err):
+			return nil, err
+		}
+		lost, hint = err, target{}
+	}
+}
+
+// end notes why the session is over.
+func (s *Session) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = fmt.Errorf("xmpp: %w", err)
+}
+
+// login returns the current login, and waits for one within ctx.
+func (s *Session) login(ctx context.Context) (*stream, error) {
+	for {
+		s.mu.Lock()
+		st, changed := s.current, s.changed
+		s.mu.Unlock()
+		if st != nil {
+			select {
+			case <-st.lost: // and soon no longer current
+			default:
+				return st, nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-s.done:
+			return nil, s.Err()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("xmpp: not logged in: %w", ctx.Err())
+		}
+	}
+}
+
+// LocalAddr returns the full JID of the newest login.
+func (s *Session) LocalAddr() jid.JID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
+
+// Done returns a channel that is closed when the session has ended for good:
+// by Close, a conflict, a login that is no longer accepted, or with
+// NoReconnect the loss of the connection.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err returns why the session ended, and nil before Done.
+func (s *Session) Err() error {
+	select {
+	case <-s.done:
+	default:
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close says good-bye to the server, if it listens, for at most a few seconds,
+// ends the session and waits for its goroutines. Requests under way fail. It
+// must not be called from a handler or a hook, for which it would wait.
+func (s *Session) Close() error {
+	s.stop()
+	<-s.done
+	return nil
+}
