@@ -45,7 +45,7 @@ type Conn struct {
 	tries       int    // how often that was done in a row
 	lastSYN     time.Time
 	roundTrip   time.Duration
-	ackLost     bool
+	grantLost   bool
 	lastArrival time.Time // of what was sent
 
 	readable, writable          signal

@@ -138,3 +138,8 @@ func within(t *testing.T, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+func (c clock) since() time.Duration { return time.Since(c.start) }
+
+// wait lets virtual time pass.
+func wait(d time.Duration) { <-time.After(d) }

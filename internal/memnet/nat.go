@@ -241,9 +241,6 @@ func (r *Router) refuse(q *realm, p *packet) {
 	}
 	answer := p.reset()
 	answer.sent, answer.delay = time.Now(), p.delay
-	if q == r.inside {
-		answer.delay = r.net.distance(p.origin, r)
-	}
 	r.net.tapSent(answer, r.name)
 	r.net.launch(q, answer)
 }

@@ -139,7 +139,7 @@ func pairOf(a, b *Host) hostPair {
 
 // SetLatency sets the time a packet takes from a to b, and from b to a,
 // whatever lies between them. A router is as far away as the nearest of the
-// hosts behind it. Packets already on their way are not affected, and none
+// hosts behind it for which a latency was set, and at no distance from these. Packets already on their way are not affected, and none
 // overtakes another of its connection.
 func (n *Net) SetLatency(a, b *Host, oneWay time.Duration) {
 	n.lock()
@@ -168,6 +168,9 @@ func (n *Net) oneWay(a, b *Host) time.Duration {
 
 // distance is the latency from a host to a router.
 func (n *Net) distance(a *Host, r *Router) time.Duration {
+	if a.behind(r) {
+		return 0
+	}
 	nearest, found := n.defaultLatency, false
 	for _, b := range n.hosts {
 		if d, ok := n.latency[pairOf(a, b)]; ok && b.behind(r) && (!found || d < nearest) {

@@ -74,14 +74,11 @@ type packet struct {
 	id, peer uint64
 
 	again  bool
+	grants bool          // it is sent only to tell of room in the window
 	origin *Host         // nil if a router sent it
 	conn   *Conn         // nil if it answers a packet of no connection
-	sent   time.Time     //
-	delay  time.Duration // so long it has travelled, or will have when it arrives
-}
-
-func (p *packet) pureACK() bool {
-	return p.flags == ACK && len(p.data) == 0
+	sent   time.Time     // when
+	delay  time.Duration // how long it will have travelled when it arrives
 }
 
 // reset returns the RST that answers p.

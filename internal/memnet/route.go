@@ -197,14 +197,14 @@ func (n *Net) cutFromAll(p *packet, r *Router) bool {
 	return found
 }
 
-// lose drops a packet. TCP repeats what matters, except an acknowledgement: one
-// that is lost could leave a writer before a closed window for ever. TCP has
-// the writer probe the window; here the sender of the acknowledgement repeats
-// it, so that an idle connection needs no timer.
+// lose drops a packet. What matters is repeated by those who wait for an
+// acknowledgement, except the news that a closed window has opened: if it is
+// lost, TCP has the writer probe the window. Here the reader repeats it, so
+// that a writer who is held up needs no timer.
 func (n *Net) lose(p *packet, why string) {
 	n.tapLost(p, why)
-	if p.conn != nil && p.pureACK() {
-		p.conn.ackLost = true
+	if p.grants {
+		p.conn.grantLost = true
 		p.conn.armRepeat()
 	}
 }

@@ -225,7 +225,7 @@ func (c *Conn) grant() {
 	room := c.wanted + int64(c.window-len(c.received))
 	worth := int64(max(1, min(c.window/2, windowThreshold)))
 	if !c.gone && !c.finRead && room-c.granted >= worth {
-		c.sendACK()
+		c.send(&packet{flags: ACK, grants: true})
 	}
 }
 
@@ -339,9 +339,9 @@ func (c *Conn) sendAgain() {
 		c.fail(syscall.ETIMEDOUT)
 		return
 	}
-	if c.ackLost && c.tries <= dataRepeats {
-		c.ackLost = false
-		c.sendACK()
+	if c.grantLost && c.tries <= dataRepeats {
+		c.grantLost = false
+		c.send(&packet{flags: ACK, grants: true})
 	}
 	for _, p := range c.flying {
 		p.again = true // its acknowledgement says nothing about the round trip

@@ -147,7 +147,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		if _, err := a.Dial(within(t, r-1), any0, at(addrB, 80)); err == nil {
 			t.Error("dial succeeded before its SYN was answered")
 		}
-		time.Sleep(r)
+		wait(r)
 		synctest.Wait()
 		if resets != 1 {
 			t.Errorf("%d resets for an answer that came late, want 1", resets)
@@ -187,7 +187,7 @@ func TestSimultaneousOpen(t *testing.T) {
 				now.want(r, "a connected")
 			})
 			dials.Go(func() {
-				time.Sleep(test.later)
+				wait(test.later)
 				cb = dial(b, at(addrB, 2000), at(addrA, 1000))
 				now.want(test.later+r, "b connected")
 			})
@@ -220,7 +220,7 @@ func TestSimultaneousOpen(t *testing.T) {
 			now.want(r, "a refused")
 		})
 		dials.Go(func() {
-			time.Sleep(oneWay + ms)
+			wait(oneWay + ms)
 			_, err := b.Dial(t.Context(), at(addrB, 2000), at(addrA, 1000))
 			if !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("b: %v", err)
