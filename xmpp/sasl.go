@@ -55,30 +55,32 @@ type choice struct {
 // choose picks the best mechanism of those offered. announced are the channel
 // bindings that the server says it has (XEP-0440), nil if it says nothing;
 // possible are ours, best first.
+//
+// A server that does not say which bindings it has is bound to only if it
+// insists: older ones offer -PLUS over TLS 1.3 and then know tls-unique alone,
+// which TLS 1.3 does not have (ejabberd 23.01, for one), and refuse the login.
 func choose(offered, announced []string, possible []scram.ChannelBindingType) (choice, error) {
-	c := choice{flag: 'n'}
+	var common []scram.ChannelBindingType
 	for _, kind := range possible {
-		if announced == nil || slices.Contains(announced, string(kind)) {
-			c.bind = kind
-			break
+		if slices.Contains(announced, string(kind)) {
+			common = append(common, kind)
 		}
 	}
 	plus := slices.ContainsFunc(offered, func(name string) bool { return strings.HasSuffix(name, "-PLUS") })
-	if c.bind != "" {
-		for _, m := range mechanisms {
-			if slices.Contains(offered, m.name+"-PLUS") {
-				c.name, c.hash, c.flag = m.name+"-PLUS", m.hash, 'p'
-				return c, nil
-			}
-		}
+	if c, ok := pick(offered, common); ok {
+		return c, nil
 	}
-	c.bind = ""
+	flag := byte('n')
 	if !plus && len(possible) > 0 {
-		c.flag = 'y'
+		flag = 'y'
 	}
 	for _, m := range mechanisms {
 		if slices.Contains(offered, m.name) {
-			c.name, c.hash = m.name, m.hash
+			return choice{name: m.name, hash: m.hash, flag: flag}, nil
+		}
+	}
+	if announced == nil {
+		if c, ok := pick(offered, possible); ok {
 			return c, nil
 		}
 	}
@@ -89,6 +91,19 @@ func choose(offered, announced []string, possible []scram.ChannelBindingType) (c
 		return choice{name: "PLAIN", flag: 'n'}, nil
 	}
 	return choice{}, errors.New("the server offers no way to log in by a password that is known here")
+}
+
+// pick picks the best mechanism with channel binding, by the first of kinds.
+func pick(offered []string, kinds []scram.ChannelBindingType) (choice, bool) {
+	if len(kinds) == 0 {
+		return choice{}, false
+	}
+	for _, m := range mechanisms {
+		if slices.Contains(offered, m.name+"-PLUS") {
+			return choice{name: m.name + "-PLUS", hash: m.hash, bind: kinds[0], flag: 'p'}, true
+		}
+	}
+	return choice{}, false
 }
 
 // exchange is one side of a SASL exchange: it answers challenges, the first of

@@ -280,6 +280,16 @@ func mechanisms(names ...string) string {
 	return b.String() + "</mechanisms>"
 }
 
+// announce is the server's list of channel bindings (XEP-0440).
+func announce(kinds ...string) string {
+	var b strings.Builder
+	b.WriteString("<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'>")
+	for _, k := range kinds {
+		b.WriteString("<channel-binding type='" + k + "'/>")
+	}
+	return b.String() + "</sasl-channel-binding>"
+}
+
 // credentials is what a server stores for the password of the tests.
 func credentials(hash scram.HashGeneratorFcn, password string) scram.CredentialLookup {
 	return func(name string) (scram.StoredCredentials, error) {
@@ -346,7 +356,7 @@ func unbase64(t *testing.T, s string) string {
 // authenticate opens the stream inside TLS and logs the client in.
 func (p *peer) authenticate() {
 	p.t.Helper()
-	p.wantStream(mechanisms("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"))
+	p.wantStream(mechanisms("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN") + announce("tls-exporter"))
 	if _, _, ok := p.wantSCRAM(true); !ok {
 		p.t.Fatal("SCRAM failed")
 	}

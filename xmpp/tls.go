@@ -69,7 +69,10 @@ func (s *Session) handshake(ctx context.Context, conn net.Conn, direct bool) (*t
 	}
 	var header tls.RecordHeaderError
 	var verification *tls.CertificateVerificationError
+	var pinned *TLSError
 	switch {
+	case errors.As(err, &pinned):
+		return nil, pinned
 	case errors.As(err, &verification):
 		e := &TLSError{Domain: s.account.Domain(), Err: verification.Err}
 		if len(verification.UnverifiedCertificates) > 0 {
