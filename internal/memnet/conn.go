@@ -40,6 +40,7 @@ type Conn struct {
 	finRead  bool // the peer's FIN has come
 	wasReset bool
 	err      error // of a reset or timeout, not yet reported
+	reading  int   // how many calls of Read wait: err is theirs, whoever wakes first
 
 	repeat      *event // when to send again
 	tries       int    // how often that was done in a row
@@ -127,7 +128,9 @@ func (c *Conn) Read(b []byte) (int, error) {
 		case c.wasReset:
 			return 0, io.EOF
 		}
+		c.reading++
 		n.await(c.readable.wait())
+		c.reading--
 	}
 }
 
@@ -139,7 +142,9 @@ func (c *Conn) report() error {
 }
 
 // Write sends b, as one packet if the peer's window has room. It waits while
-// the window is full. On a deadline it returns how much was sent.
+// the window is full. On a deadline it returns how much was sent. After a reset
+// it fails with ECONNRESET, or with EPIPE if a Read has reported that or is
+// waiting to.
 func (c *Conn) Write(b []byte) (int, error) {
 	n := c.host.net
 	n.lock()
@@ -183,7 +188,7 @@ func (c *Conn) writeErr() error {
 		return c.opError("write", net.ErrClosed)
 	case c.writeDeadline.passed:
 		return c.opError("write", os.ErrDeadlineExceeded)
-	case c.err != nil:
+	case c.err != nil && c.reading == 0:
 		return c.opError("write", c.report())
 	case c.finSent || c.wasReset:
 		return c.opError("write", syscall.EPIPE)

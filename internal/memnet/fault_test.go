@@ -2,6 +2,7 @@ package memnet_test
 
 import (
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -53,6 +54,79 @@ func TestOutage(t *testing.T) {
 			now.want(test.arrives+oneWay, "answer")
 		})
 	}
+}
+
+// The end of a closed connection gets through an outage too, and so both hosts
+// forget it.
+func TestCloseInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b := two()
+		ca, cb := connect(t, a, b)
+		b.Silence(true)
+		now := newClock(t)
+		write(t, ca, "last words")
+		ca.Close()
+		time.AfterFunc(100*ms, func() { b.Silence(false) })
+		got, err := io.ReadAll(cb)
+		if string(got) != "last words" || err != nil {
+			t.Errorf("read %q, %v", got, err)
+		}
+		now.want(r+200*ms+oneWay, "end")
+		b.Silence(true)
+		cb.Close()
+		time.AfterFunc(100*ms, func() { b.Silence(false) })
+		wait(time.Second)
+		if n := len(a.Conns()) + len(b.Conns()); n != 0 {
+			t.Errorf("%d connections remain", n)
+		}
+	})
+}
+
+// A dialer that vanishes after its SYN does not occupy the listener for ever.
+func TestHalfOpenIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b := two()
+		listen(t, b, at(addrB, 80))
+		answers := 0
+		n.Tap(func(p memnet.Packet) {
+			if p.Flags == memnet.SYN|memnet.ACK {
+				answers++
+			}
+		})
+		time.AfterFunc(ms, func() { a.Silence(true) })
+		if _, err := a.Dial(t.Context(), any0, at(addrB, 80)); !errors.Is(err, syscall.ETIMEDOUT) {
+			t.Errorf("dial: %v", err)
+		}
+		synctest.Wait()
+		if answers != 6 {
+			t.Errorf("the SYN was answered %d times, want 6", answers)
+		}
+	})
+}
+
+// A router does not answer for hosts from which the sender is cut off, and a
+// neighbour of theirs can still be reached.
+func TestCutBehindNAT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		home := n.NAT("home", natA, memnet.PortRestricted)
+		home.Unsolicited(memnet.Reject)
+		b, neighbour := home.Host("b", insideB), home.Host("neighbour", insideA)
+		a := n.Host("a", addrA)
+		home.Forward(80, at(insideA, 80))
+		listen(t, neighbour, at(insideA, 80))
+		a.Cut(b)
+		if _, err := a.Dial(t.Context(), any0, at(natA, 81)); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("dial to the router: %v", err)
+		}
+		dial(t, a, at(natA, 80))
+		a.Cut(neighbour)
+		for _, port := range []uint16{80, 81} {
+			if _, err := a.Dial(t.Context(), any0, at(natA, port)); !errors.Is(err, syscall.ETIMEDOUT) {
+				t.Errorf("dial to port %d of a router that is cut off: %v", port, err)
+			}
+		}
+	})
 }
 
 // A packet on its way when the cut comes is lost.
@@ -205,6 +279,25 @@ func TestReaddress(t *testing.T) {
 		if got := accept(t, l).RemoteAddr().String(); got != "203.0.113.1:20001" {
 			t.Errorf("after the move b is %s", got)
 		}
+	})
+}
+
+// A packet that was on its way to an address when the host lost it.
+func TestReaddressInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b := two()
+		ca, _ := connect(t, a, b)
+		wait(time.Second)
+		var lost []string
+		n.TapLost(func(_ memnet.Packet, why string) { lost = append(lost, why) })
+		write(t, ca, "x")
+		b.SetAddrs()
+		wait(oneWay)
+		synctest.Wait()
+		if len(lost) != 1 || lost[0] != "b has lost its address" {
+			t.Errorf("lost: %q", lost)
+		}
+		ca.Reset()
 	})
 }
 

@@ -1,6 +1,7 @@
 package memnet_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,25 @@ import (
 
 	"github.com/dtcp-relay/dtcp/internal/memnet"
 )
+
+// A Host can be the network of package dtcp.
+var _ interface {
+	Listen(ctx context.Context, local netip.AddrPort) (net.Listener, error)
+	Dial(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error)
+	Addrs() ([]netip.Addr, error)
+} = (*memnet.Host)(nil)
+
+func TestContextThatHasEnded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	h := memnet.New().Host("h", addrA)
+	if _, err := h.Listen(ctx, at(addrA, 80)); !errors.Is(err, context.Canceled) {
+		t.Errorf("listen: %v", err)
+	}
+	if _, err := h.Dial(ctx, any0, at(addrA, 80)); !errors.Is(err, context.Canceled) {
+		t.Errorf("dial: %v", err)
+	}
+}
 
 func TestListenAddresses(t *testing.T) {
 	for _, test := range []struct {

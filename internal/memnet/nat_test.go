@@ -372,6 +372,19 @@ func TestHairpin(t *testing.T) {
 			write(t, conn, "hi")
 			read(t, peer, "hi")
 			conn.Close()
+
+			now = newClock(t)
+			if _, err := a.Dial(t.Context(), any0, at(natA, 9)); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("dial to a port that is nobody's: %v", err)
+			}
+			now.want(0, "refused by its own router")
+
+			// A host can come back to itself, seen as somebody else.
+			dial(t, c, pc)
+			now.want(0, "dial to itself")
+			if got := accept(t, l).RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); got != natA {
+				t.Errorf("c sees %v, want %v", got, natA)
+			}
 		})
 	}
 }
@@ -517,6 +530,53 @@ func TestDistancesBehindOneNAT(t *testing.T) {
 		now.want(r, "crossing a SYN that left later")
 		c.Close()
 		wait(r)
+	})
+}
+
+// A router whose ports are all taken has none for another connection.
+func TestPortsRunOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		home := n.NAT("home", natA, memnet.PortRestricted)
+		home.Unsolicited(memnet.Reject)
+		n.Host("b", addrB)
+		const ports = 1<<16 - 20001
+		taken := 0
+		for i := range 2 {
+			h := home.Host("inside", netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))
+			for range 1<<16 - 49152 {
+				_, err := h.Dial(t.Context(), any0, at(addrB, 80))
+				if !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Fatal(err)
+				}
+				taken++
+			}
+		}
+		h := home.Host("last", ip("10.0.1.0"))
+		for range ports - taken {
+			if _, err := h.Dial(t.Context(), any0, at(addrB, 80)); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Fatal(err)
+			}
+		}
+		if _, err := h.Dial(within(t, time.Second), any0, at(addrB, 80)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one dial too many: %v", err)
+		}
+	})
+}
+
+// What is configured outlives a reboot.
+func TestForwardOutlivesReboot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rb, a, b := natted(t, memnet.FullCone, memnet.FullCone)
+		rb.Forward(80, at(insideB, 80))
+		rb.Reboot()
+		l := listen(t, b, at(insideB, 80))
+		dial(t, a, at(rb.Public(), 80))
+		accept(t, l)
+		// The mirror sees the forwarded port too.
+		if got := reflexive(t, b, at(insideB, 80), mirror); got != at(natB, 80) {
+			t.Errorf("a forwarded port is seen as %v", got)
+		}
 	})
 }
 

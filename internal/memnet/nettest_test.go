@@ -22,6 +22,7 @@ func TestConn(t *testing.T) {
 		{"window", func(n *memnet.Net) { n.SetWindow(700) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 				n := memnet.New()
 				test.setup(n)

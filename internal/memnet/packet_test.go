@@ -56,7 +56,7 @@ func TestTapLost(t *testing.T) {
 		b.Firewall(memnet.Reject)
 		var got []string
 		n.Tap(func(p memnet.Packet) { got = append(got, p.String()[len("00:00:00.000000 "):]) })
-		n.TapLost(func(p memnet.Packet, why string) { got = append(got, "lost "+p.From.String()+" "+why) })
+		stop := n.TapLost(func(p memnet.Packet, why string) { got = append(got, "lost "+p.From.String()+" "+why) })
 		for _, remote := range []string{"192.0.2.2:80", "203.0.113.1:80"} {
 			home.Unsolicited(memnet.Reject)
 			if c, err := a.Dial(t.Context(), any0, ap(remote)); err == nil {
@@ -64,7 +64,11 @@ func TestTapLost(t *testing.T) {
 				t.Errorf("dialed %s", remote)
 			}
 		}
-		a.Dial(within(t, ms), any0, ap("192.0.2.9:80"))
+		a.Dial(within(t, 1500*ms), any0, ap("192.0.2.9:80"))
+		synctest.Wait()
+		stop()
+		b.Silence(true)
+		a.Dial(within(t, ms), any0, ap("192.0.2.2:80"))
 		synctest.Wait()
 		want := []string{
 			"a: 10.0.0.1:49152 -> 192.0.2.2:80 SYN 0 bytes",
@@ -75,6 +79,9 @@ func TestTapLost(t *testing.T) {
 			"home: 203.0.113.1:80 -> 10.0.0.1:49153 ACK|RST 0 bytes",
 			"a: 10.0.0.1:49154 -> 192.0.2.9:80 SYN 0 bytes",
 			"lost 203.0.113.1:20002 nobody has this address",
+			"a: 10.0.0.1:49154 -> 192.0.2.9:80 SYN 0 bytes again",
+			"lost 203.0.113.1:20002 nobody has this address",
+			"a: 10.0.0.1:49155 -> 192.0.2.2:80 SYN 0 bytes",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got\n%q\nwant\n%q", got, want)

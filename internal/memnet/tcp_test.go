@@ -111,7 +111,11 @@ func TestSYNIsRepeated(t *testing.T) {
 		n, a, _ := two()
 		now := newClock(t)
 		var got []time.Duration
-		n.Tap(func(p memnet.Packet) { got = append(got, p.Time.Sub(now.start)) })
+		n.Tap(func(p memnet.Packet) {
+			if got = append(got, p.Time.Sub(now.start)); p.Again != (len(got) > 1) {
+				t.Errorf("packet %d: %v", len(got), p)
+			}
+		})
 		a.Dial(t.Context(), any0, ap("192.0.2.9:80"))
 		want := []time.Duration{0, 1, 3, 7, 15, 31, 63}
 		if len(got) != len(want) {
@@ -206,6 +210,28 @@ func TestSimultaneousOpen(t *testing.T) {
 			cb.Close()
 		})
 	}
+
+	// A dial that is given up after the SYNs have crossed resets the other.
+	bubble(t, "given up", func(t *testing.T) {
+		_, a, b := two()
+		now := newClock(t)
+		var dials sync.WaitGroup
+		dials.Go(func() {
+			if _, err := a.Dial(within(t, oneWay+ms), at(addrA, 1000), at(addrB, 2000)); err == nil {
+				t.Error("a: connected")
+			}
+		})
+		dials.Go(func() {
+			c, err := b.Dial(t.Context(), at(addrB, 2000), at(addrA, 1000))
+			if err != nil {
+				t.Errorf("b: %v", err)
+				return
+			}
+			fails(t, c, syscall.ECONNRESET)
+			now.want(r+ms, "b reset")
+		})
+		dials.Wait()
+	})
 
 	// When b's SYN leaves after a's has come, a is refused.
 	bubble(t, "too late", func(t *testing.T) {
