@@ -1,0 +1,93 @@
+//go:build linux
+
+package lab
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// StartProsody starts a Prosody 0.12 for the domain prosody.test.
+//
+// Accounts are hashed with SHA-1, Prosody's default, so it offers SCRAM-SHA-1.
+func StartProsody(tb testing.TB) *Server {
+	tb.Helper()
+	const domain = "prosody.test"
+	prosody, ctl := path(tb, "prosody"), path(tb, "prosodyctl")
+	dir := tb.TempDir()
+	certs := newCertificates(tb, dir, domain)
+	installModule(tb, filepath.Join(dir, "plugins"), "mod_lab_iq_log.lua")
+	config := filepath.Join(dir, "prosody.cfg.lua")
+	log := filepath.Join(dir, "prosody.log")
+	data := filepath.Join(dir, "data")
+	port := FreePort(tb)
+	writeFile(tb, config, fmt.Appendf(nil, prosodyConfig, dir, port, domain))
+
+	s := &Server{
+		Name: "prosody", Domain: domain, Addr: loopback(port), CAFile: certs.CA,
+		iqLog: filepath.Join(dir, "iq.log"),
+	}
+	s.register = func(tb testing.TB, a Account) {
+		tb.Helper()
+		out, err := exec.Command(ctl, "--config", config, "register", a.Name, domain, a.Password).CombinedOutput()
+		if err != nil {
+			tb.Fatalf("lab: prosodyctl register %s: %v\n%s", a.JID, err, out)
+		}
+	}
+	// The roster is read when its owner logs in, from a file named for it.
+	s.befriend = func(tb testing.TB, owner, contact Account) {
+		tb.Helper()
+		file := filepath.Join(data, strings.ReplaceAll(domain, ".", "%2e"), "roster", owner.Name+".dat")
+		addRosterItem(tb, file, contact.JID)
+	}
+
+	output := &logBuffer{}
+	cmd := exec.Command(prosody, "-F", "--config", config)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+	cmd.Env = append(os.Environ(), "LAB_IQ_LOG="+s.iqLog)
+	showOnFailure(tb, "Prosody's output", output.String)
+	showOnFailure(tb, "Prosody's log", tailOf(log))
+	s.process = Launch(tb, "prosody", cmd)
+	awaitPort(tb, s.process, s.Addr, startLimit)
+	return s
+}
+
+// prosodyConfig takes the folder, the STARTTLS port and the domain.
+const prosodyConfig = `
+local dir = %q
+run_as_root = true
+daemonize = false
+pidfile = dir .. "/prosody.pid"
+data_path = dir .. "/data"
+certificates = dir
+plugin_paths = { dir .. "/plugins" }
+modules_enabled = { "roster", "saslauth", "tls", "disco", "ping", "smacks", "carbons", "lab_iq_log" }
+modules_disabled = { "s2s", "s2s_auth_certs" }
+interfaces = { "127.0.0.1" }
+c2s_ports = { %d }
+c2s_direct_tls_ports = {}
+c2s_require_encryption = true
+authentication = "internal_hashed"
+ssl = { key = dir .. "/key.pem", certificate = dir .. "/chain.pem" }
+log = { { levels = { min = "debug" }, to = "file", filename = dir .. "/prosody.log" } }
+VirtualHost %q
+`
+
+// addRosterItem adds a contact with a subscription both ways to a roster in
+// Prosody's storage format: a Lua file that returns one table.
+func addRosterItem(tb testing.TB, file, contact string) {
+	tb.Helper()
+	items, err := os.ReadFile(file)
+	switch {
+	case os.IsNotExist(err):
+		items = []byte("return {\n\t[false] = { [\"version\"] = 1 };\n};\n")
+	case err != nil:
+		tb.Fatalf("lab: %v", err)
+	}
+	item := fmt.Sprintf("\t[%q] = { [\"subscription\"] = \"both\"; [\"groups\"] = {} };\n};\n", contact)
+	writeFile(tb, file, []byte(strings.TrimSuffix(string(items), "};\n")+item))
+}

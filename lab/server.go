@@ -1,0 +1,110 @@
+//go:build linux
+
+package lab
+
+import (
+	"embed"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// startLimit is what a server has until it accepts connections. They need a
+// second; a busy machine may need more.
+const startLimit = time.Minute
+
+// serverModules are the modules that the lab adds to the servers.
+//
+//go:embed servers
+var serverModules embed.FS
+
+// A Server is a running XMPP server that serves one domain on loopback and
+// offers SCRAM behind STARTTLS, which it demands.
+type Server struct {
+	Name   string // "prosody" or "ejabberd"
+	Domain string
+	Addr   string // of the STARTTLS port
+	CAFile string // PEM of the authority that signed the domain's certificate
+
+	process  *Process
+	accounts atomic.Int64
+	iqLog    string
+	register func(testing.TB, Account)
+	befriend func(tb testing.TB, owner, contact Account)
+}
+
+// An Account is one that the harness made on a Server.
+type Account struct {
+	Name         string // the part before the @
+	JID          string // bare
+	Password     string
+	PasswordFile string // mode 0600, one line
+}
+
+// A Kind of server, with what starts one for the length of a test.
+type Kind struct {
+	Name  string
+	Start func(testing.TB) *Server
+}
+
+// Kinds are the servers that every story is told through.
+var Kinds = []Kind{
+	{"prosody", StartProsody},
+	{"ejabberd", StartEjabberd},
+}
+
+// Account makes an account whose name begins with name, one that no other has.
+// The password has a space and a letter outside
+// ASCII, so that its preparation (RFC 8265) and quoting are used.
+func (s *Server) Account(tb testing.TB, name string) Account {
+	tb.Helper()
+	name += strconv.FormatInt(s.accounts.Add(1), 10)
+	a := Account{
+		Name:         name,
+		JID:          name + "@" + s.Domain,
+		Password:     "pässword of " + name,
+		PasswordFile: filepath.Join(tb.TempDir(), "password"),
+	}
+	writeFile(tb, a.PasswordFile, []byte(a.Password+"\n"))
+	s.register(tb, a)
+	return a
+}
+
+// Befriend subscribes two accounts to each other's presence. Neither may be
+// logged in.
+func (s *Server) Befriend(tb testing.TB, a, b Account) {
+	tb.Helper()
+	s.befriend(tb, a, b)
+	s.befriend(tb, b, a)
+}
+
+// installModule copies one of the lab's modules into dir.
+func installModule(tb testing.TB, dir, name string) string {
+	tb.Helper()
+	source, err := serverModules.ReadFile("servers/" + name)
+	if err != nil {
+		tb.Fatalf("lab: %v", err)
+	}
+	file := filepath.Join(dir, name)
+	writeFile(tb, file, source)
+	return file
+}
+
+// tailOf returns the end of a log file, for a failed test's output.
+func tailOf(file string) func() string {
+	return func() string {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err.Error()
+		}
+		if len(data) > logKeep {
+			data = data[len(data)-logKeep:]
+			return "…" + string(data[strings.IndexByte(string(data), '\n')+1:])
+		}
+		return string(data)
+	}
+}
