@@ -143,9 +143,9 @@ func (t *Trace) retrying(err error, in time.Duration) {
 
 // hooks replace what is random, so that a recorded session can be replayed.
 type hooks struct {
-	nonce   func() string                   // of SCRAM
-	id      func() string                   // of iqs
-	binding func(kind string) (data []byte) // channel binding data
+	nonce func() string                // of SCRAM
+	id    func() string                // of iqs
+	wrap  func(conn net.Conn) net.Conn // around TCP, then around TLS
 }
 
 // check returns the pin of c, or nil, and says what is wrong with c.

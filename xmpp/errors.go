@@ -158,6 +158,9 @@ type StreamError struct {
 
 func (e *StreamError) Error() string {
 	s := "the server ended the stream: " + e.Condition
+	if e.Condition == "conflict" {
+		s = ErrConflict.Error() + ": " + s
+	}
 	if e.Text != "" {
 		s += fmt.Sprintf(" (the server says %.200q)", e.Text)
 	}

@@ -37,6 +37,7 @@ type login struct {
 	buf  *bufio.Reader // over conn
 	r    *xmlstream.Reader
 	tls  tls.ConnectionState
+	step string // under way, for the error of a login that takes too long
 }
 
 // connect logs in: it tries the addresses one after the other, until one
@@ -117,7 +118,7 @@ func (s *Session) attempt(ctx context.Context, t target) (*stream, error) {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case timedOut(err) || bounded.Err() != nil:
-			return nil, fmt.Errorf("the login was not done after %v: %w", loginTimeout, err)
+			return nil, fmt.Errorf("the login was not done after %v: the server was too slow in %s", loginTimeout, l.step)
 		}
 		return nil, err
 	}
@@ -130,17 +131,23 @@ var errNotXML = errors.New("the port does not speak XMPP")
 // run does all steps of a login and returns the address that was bound.
 func (l *login) run(ctx context.Context, t target) (jid.JID, error) {
 	if !t.direct {
+		l.step = "STARTTLS"
+		tcp := l.conn
+		l.conn = l.s.wrap(tcp)
 		l.buf = bufio.NewReader(l.conn)
 		if err := l.starttls(t.detect); err != nil {
 			return jid.JID{}, err
 		}
+		l.conn = tcp
 	}
+	l.step = "the TLS handshake"
 	conn, err := l.s.handshake(ctx, l.conn, t.direct)
 	if err != nil {
 		return jid.JID{}, err
 	}
-	l.conn, l.tls = conn, conn.ConnectionState()
-	l.buf = bufio.NewReader(conn)
+	l.conn, l.tls = l.s.wrap(conn), conn.ConnectionState()
+	l.buf = bufio.NewReader(l.conn)
+	l.step = "the authentication"
 	features, err := l.open(l.s.account.Bare(), stanza.MaxBytes)
 	if err != nil {
 		return jid.JID{}, err
@@ -148,6 +155,7 @@ func (l *login) run(ctx context.Context, t target) (jid.JID, error) {
 	if err := l.authenticate(features); err != nil {
 		return jid.JID{}, err
 	}
+	l.step = "the resource binding"
 	if features, err = l.open(l.s.account.Bare(), MaxStanza); err != nil {
 		return jid.JID{}, err
 	}
@@ -325,6 +333,13 @@ func (s *Session) traceElement(sent bool, e stanza.Element) {
 		e.Children = []stanza.Element{stanza.Text("[hidden]")}
 	}
 	s.config.Trace.Element(sent, string(e.Append(nil, stanza.NSClient)))
+}
+
+func (s *Session) wrap(conn net.Conn) net.Conn {
+	if h := s.config.hooks; h != nil && h.wrap != nil {
+		return h.wrap(conn)
+	}
+	return conn
 }
 
 // newID returns an id that nobody can guess, so that nobody can answer what he

@@ -172,7 +172,7 @@ func (l *login) start(c choice) (exchange, error) {
 	}
 	switch c.flag {
 	case 'p':
-		binding, err := l.s.binding(&l.tls, c.bind)
+		binding, err := binding(&l.tls, c.bind)
 		if err != nil {
 			return nil, fmt.Errorf("channel binding %s: %w", c.bind, err)
 		}

@@ -1,7 +1,6 @@
 package xmpp
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -118,10 +117,7 @@ func bindings(cs *tls.ConnectionState) []scram.ChannelBindingType {
 	return kinds
 }
 
-func (s *Session) binding(cs *tls.ConnectionState, kind scram.ChannelBindingType) (scram.ChannelBinding, error) {
-	if h := s.config.hooks; h != nil && h.binding != nil {
-		return scram.ChannelBinding{Type: kind, Data: bytes.Clone(h.binding(string(kind)))}, nil
-	}
+func binding(cs *tls.ConnectionState, kind scram.ChannelBindingType) (scram.ChannelBinding, error) {
 	if kind == scram.ChannelBindingTLSExporter {
 		return scram.NewTLSExporterBinding(cs)
 	}
