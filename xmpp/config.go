@@ -166,7 +166,7 @@ func (c *Config) check() (pin []byte, err error) {
 func parsePin(s string) ([]byte, error) {
 	const prefix = "sha256:"
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
-		return nil, errors.New("does not begin with sha256:")
+		return nil, errors.New("no sha256: at its beginning")
 	}
 	pin, err := hex.DecodeString(strings.ReplaceAll(s[len(prefix):], ":", ""))
 	if err != nil {

@@ -29,7 +29,7 @@ func TestConfigErrors(t *testing.T) {
 	}{
 		{"no account", func(c *xmpp.Config) { c.JID = jid.JID{} }, `xmpp: "" is no account`},
 		{"a server as account", func(c *xmpp.Config) { c.JID = jid.MustParse("example.org") }, "is no account"},
-		{"pin of another hash", func(c *xmpp.Config) { c.Pin = "sha1:00" }, "does not begin with sha256:"},
+		{"pin of another hash", func(c *xmpp.Config) { c.Pin = "sha1:00" }, "no sha256: at its beginning"},
 		{"pin of letters", func(c *xmpp.Config) { c.Pin = "sha256:xyz" }, "is not hexadecimal"},
 		{"short pin", func(c *xmpp.Config) { c.Pin = "sha256:00:01" }, "has 2 bytes, a SHA-256 has 32"},
 		{"server without a port number", func(c *xmpp.Config) { c.Server = "example.org:xmpp" }, "is not host:port"},
@@ -80,7 +80,7 @@ func TestLoginStories(t *testing.T) {
 			_, _ = p.buf.Peek(1)
 			p.send("<stream:features/>")
 		}, "TLS handshake"},
-		{"no stream", func(p *peer) { p.send("HTTP/1.1 400 Bad Request\r\n\r\n"); p.conn.Close() }, "opening the stream"},
+		{"no stream", func(p *peer) { _, _ = p.buf.Peek(1); p.send("HTTP/1.1 400 Bad Request\r\n\r\n"); p.conn.Close() }, "opening the stream"},
 		{"stream of servers", func(p *peer) {
 			p.send("<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>")
 		}, `the server's stream is of "jabber:server"`},

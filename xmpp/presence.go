@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -63,18 +64,9 @@ func (st *stream) presence(e stanza.Element) {
 	defer st.mu.Unlock()
 	switch {
 	case p.Type == stanza.Available && p.From.IsFull() && p.From != st.addr:
-		if _, known := st.presences[p.From]; !known && !st.roomFor(p.From) {
-			return
-		}
-		st.presences[p.From] = p.Priority
-	case p.Type == stanza.Unavailable && p.From.IsFull():
-		delete(st.presences, p.From)
+		st.available(p.From, p.Priority)
 	case p.Type == stanza.Unavailable:
-		for full := range st.presences {
-			if full.Bare() == p.From {
-				delete(st.presences, full)
-			}
-		}
+		st.unavailable(p.From)
 	default:
 		return // subscriptions, errors and probes are none of our business
 	}
@@ -82,17 +74,32 @@ func (st *stream) presence(e stanza.Element) {
 	st.told = make(chan struct{})
 }
 
-func (st *stream) roomFor(full jid.JID) bool {
-	if len(st.presences) >= maxPresences {
-		return false
-	}
-	n := 0
-	for other := range st.presences {
-		if other.Bare() == full.Bare() {
-			n++
+func (st *stream) available(full jid.JID, priority int8) {
+	of := st.presences[full.Bare()]
+	if _, known := of[full]; !known {
+		if st.known >= maxPresences || len(of) >= maxPresencesOf {
+			return
 		}
+		st.known++
 	}
-	return n < maxPresencesOf
+	if of == nil {
+		of = make(map[jid.JID]int8)
+		st.presences[full.Bare()] = of
+	}
+	of[full] = priority
+}
+
+// unavailable forgets a resource, or with a bare JID all of an account.
+func (st *stream) unavailable(who jid.JID) {
+	of := st.presences[who.Bare()]
+	st.known -= len(of)
+	if who.IsFull() {
+		delete(of, who)
+		st.known += len(of)
+	}
+	if who.IsBare() || len(of) == 0 {
+		delete(st.presences, who.Bare())
+	}
 }
 
 // Resources returns the available resources of a contact, or the others of
@@ -115,14 +122,14 @@ func (s *Session) Resources(ctx context.Context, bare jid.JID) ([]jid.JID, error
 	grace := time.NewTimer(time.Until(announced.Add(presenceWait)))
 	defer grace.Stop()
 	for {
-		found, told := st.available(bare.Bare())
+		found, told := st.resources(bare.Bare())
 		if len(found) > 0 {
 			return found, nil
 		}
 		select {
 		case <-told:
 		case <-grace.C:
-			found, _ := st.available(bare.Bare())
+			found, _ := st.resources(bare.Bare())
 			return found, nil
 		case <-ctx.Done():
 			return nil, fmt.Errorf("xmpp: waiting for presences: %w", ctx.Err())
@@ -132,19 +139,14 @@ func (s *Session) Resources(ctx context.Context, bare jid.JID) ([]jid.JID, error
 	}
 }
 
-// available returns what Resources does, and a channel that is closed at the
+// resources returns what Resources does, and a channel that is closed at the
 // next change.
-func (st *stream) available(bare jid.JID) ([]jid.JID, <-chan struct{}) {
+func (st *stream) resources(bare jid.JID) ([]jid.JID, <-chan struct{}) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	var found []jid.JID
-	for full := range st.presences {
-		if full.Bare() == bare {
-			found = append(found, full)
-		}
-	}
-	slices.SortFunc(found, func(a, b jid.JID) int {
-		return cmp.Or(cmp.Compare(st.presences[b], st.presences[a]), cmp.Compare(a.Resource(), b.Resource()))
+	of := st.presences[bare]
+	found := slices.SortedFunc(maps.Keys(of), func(a, b jid.JID) int {
+		return cmp.Or(cmp.Compare(of[b], of[a]), cmp.Compare(a.Resource(), b.Resource()))
 	})
 	return found, st.told
 }

@@ -1,13 +1,17 @@
 package xmpp_test
 
 import (
+	"context"
 	"encoding/xml"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/dtcp-relay/dtcp/xmpp"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
@@ -107,22 +111,273 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
-func TestWrongPassword(t *testing.T) {
+func TestBackoff(t *testing.T) {
+	for n := range 100 {
+		least, most := xmpp.Backoff(n, 0), xmpp.Backoff(n, 1)
+		if want := min(time.Second<<min(n, 20), 80*time.Second); least != want || most != want*3/2 {
+			t.Errorf("attempt %d after %v to %v, want %v to %v", n, least, most, want, want*3/2)
+		}
+	}
+}
+
+// events notes what a trace is told.
+type events struct {
+	c chan string
+}
+
+func (e *events) trace() *xmpp.Trace {
+	return &xmpp.Trace{
+		Connected:    func(addr jid.JID) { e.c <- "connected " + addr.String() },
+		Disconnected: func(err error) { e.c <- "disconnected: " + err.Error() },
+		Retrying:     func(err error, _ time.Duration) { e.c <- "retrying: " + err.Error() },
+	}
+}
+
+// want checks that the next events contain these words.
+func (e *events) want(t *testing.T, words ...string) {
+	t.Helper()
+	for _, w := range words {
+		if got := <-e.c; !strings.Contains(got, w) {
+			t.Errorf("event %q, want %q", got, w)
+		}
+	}
+}
+
+const streamErrors = "xmlns='urn:ietf:params:xml:ns:xmpp-streams'"
+
+// TestLosses lets the server end a stream in every way after which the session
+// comes back.
+func TestLosses(t *testing.T) {
+	tests := []struct {
+		name string
+		lose func(p *peer)
+		want string
+	}{
+		{"hangs up", func(p *peer) { p.raw.Close() }, "EOF"},
+		{"ends TLS", func(p *peer) { p.conn.Close() }, "EOF"},
+		{"closes the stream", func(p *peer) { p.send("</stream:stream>"); p.wantEnd() }, "stream closed by the peer"},
+		{"shuts down", func(p *peer) {
+			p.send("<stream:error><system-shutdown %s/><text %[1]s>Back soon</text></stream:error></stream:stream>", streamErrors)
+		}, `system-shutdown (the server says "Back soon")`},
+		{"fails without a word", func(p *peer) { p.send("<stream:error/>") }, "undefined-condition"},
+		{"sends broken XML", func(p *peer) { p.send("<message></presence>") }, "syntax error"},
+		{"sends a comment", func(p *peer) { p.send("<!-- a -->") }, "not allowed in a stream"},
+		{"sends a stanza without end", func(p *peer) { p.send("<message><body>%s", strings.Repeat("x", xmpp.MaxStanza)) }, "stanza too large"},
+		{"sends a stanza too deep", func(p *peer) { p.send("%s", strings.Repeat("<a>", 100)) }, "nested deeper"},
+		{"sends a deluge of tags", func(p *peer) { p.send("<message>%s", strings.Repeat("<a/>", 5000)) }, "more than 4096 nodes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				c := n.config()
+				e := &events{make(chan string, 16)}
+				c.Trace = e.trace()
+				s, p := loggedIn(t, n, c)
+				e.want(t, "connected "+romeo.String())
+				tt.lose(p)
+				e.want(t, "disconnected: ", "retrying: ")
+				if err := s.Err(); err != nil {
+					t.Errorf("Err %v in a session that goes on", err)
+				}
+				p = n.accept().login()
+				e.want(t, "connected "+romeo.String())
+				p.goodbye(s)
+				e.want(t, "disconnected: session closed")
+			})
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				c := n.config()
+				c.NoReconnect = true
+				s, p := loggedIn(t, n, c)
+				tt.lose(p)
+				<-s.Done()
+				if err := s.Err(); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "xmpp: ") {
+					t.Errorf("Err %v, want %q", err, tt.want)
+				}
+				s.Close()
+			})
+		})
+	}
+}
+
+// TestEnds lets the session end for good.
+func TestEnds(t *testing.T) {
+	refuse := func(condition string) func(p *peer, n *network) {
+		return func(p *peer, n *network) {
+			p.raw.Close()
+			p = n.accept()
+			p.starttls()
+			p.wantStream(mechanisms("SCRAM-SHA-256"))
+			p.want(nsSASL, "auth")
+			p.send("<failure xmlns='%s'><%s/></failure>", nsSASL, condition)
+		}
+	}
+	tests := []struct {
+		name string
+		end  func(p *peer, n *network)
+		is   func(error) bool
+	}{
+		{"conflict", func(p *peer, n *network) {
+			p.send("<stream:error><conflict %s/><text %[1]s>Replaced by new connection</text></stream:error></stream:stream>", streamErrors)
+		}, func(err error) bool { return errors.Is(err, xmpp.ErrConflict) }},
+		{"conflict at the next bind", func(p *peer, n *network) {
+			p.raw.Close()
+			p = n.accept()
+			p.starttls()
+			p.authenticate()
+			p.wantStream(bindFeature)
+			q := p.wantIQ(stanza.Set, nsBind, "bind")
+			p.send("<iq type='error' id='%s'><error type='cancel'><conflict xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>", q.ID)
+		}, func(err error) bool { return errors.Is(err, xmpp.ErrConflict) }},
+		{"password changed", refuse("not-authorized"), func(err error) bool { var auth *xmpp.AuthError; return errors.As(err, &auth) }},
+		{"account disabled", refuse("account-disabled"), func(err error) bool {
+			var auth *xmpp.AuthError
+			return errors.As(err, &auth) && auth.Condition == "account-disabled"
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				s, p := loggedIn(t, n, n.config())
+				before := len(n.addresses())
+				asked := ask(t.Context(), s, juliet)
+				p.wantIQ(stanza.Get, "u:q", "q")
+				tt.end(p, n)
+				<-s.Done()
+				if err := s.Err(); !tt.is(err) {
+					t.Errorf("Err %v", err)
+				}
+				if got := <-asked; got.err == nil {
+					t.Error("a question was answered")
+				} else if _, temporary := lost(got.err); temporary == tt.is(got.err) {
+					t.Errorf("temporary %v: %v", temporary, got.err)
+				}
+				pass(time.Hour)
+				if got := len(n.addresses()) - before; got > 1 {
+					t.Errorf("%d more attempts", got)
+				}
+				s.Close()
+			})
+		})
+	}
+}
+
+// A server that cannot check the password at the moment is asked again.
+func TestTemporaryAuthFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t)
-		c := n.config()
-		c.Password = "guess"
-		done := start(t.Context(), c)
-		p := n.accept()
-		p.starttls()
-		p.wantStream(mechanisms("SCRAM-SHA-256"))
-		if _, _, ok := p.wantSCRAM(false); ok {
-			t.Fatal("the server accepts a wrong password")
+		s, p := loggedIn(t, n, n.config())
+		p.raw.Close()
+		for range 3 {
+			p = n.accept()
+			p.starttls()
+			p.wantStream(mechanisms("SCRAM-SHA-256"))
+			p.want(nsSASL, "auth")
+			p.send("<failure xmlns='%s'><temporary-auth-failure/></failure>", nsSASL)
 		}
-		got := <-done
-		var auth *xmpp.AuthError
-		if !errors.As(got.err, &auth) || auth.Condition != "not-authorized" || auth.Text != "No, thank you." || auth.Mechanism != "SCRAM-SHA-256" {
-			t.Fatalf("Connect: %v", got.err)
+		n.accept().login().goodbye(s)
+	})
+}
+
+// A login that is lost at once does not start the waits from the beginning;
+// one that lasted does.
+func TestBackoffIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		s, p := loggedIn(t, n, n.config())
+		var waits []time.Duration
+		for range 4 {
+			lost := time.Now()
+			p.raw.Close()
+			p = n.accept().login()
+			waits = append(waits, time.Since(lost))
+		}
+		for i, d := range waits {
+			if d < time.Second<<i {
+				t.Errorf("waits %v", waits)
+			}
+		}
+		pass(59 * time.Second)
+		p.send("<message/>")
+		pass(59 * time.Second)
+		lost := time.Now()
+		p.raw.Close()
+		p = n.accept().login()
+		if d := time.Since(lost); d > 2*time.Second {
+			t.Errorf("waited %v after a login that lasted", d)
+		}
+		p.goodbye(s)
+	})
+}
+
+// A session that is sent elsewhere goes there first, and only once.
+func TestMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		s, p := loggedIn(t, n, n.config())
+		n.refuse("other.example:5222", true)
+		p.send("<stream:error><see-other-host %s>other.example</see-other-host></stream:error>", streamErrors)
+		p = n.accept().login()
+		if want := []string{"server:5222", "other.example:5222", "server:5222"}; !slices.Equal(n.addresses(), want) {
+			t.Errorf("dialed %q, want %q", n.addresses(), want)
+		}
+		p.goodbye(s)
+	})
+}
+
+// Close ends the session in every state, at once where there is nobody to say
+// good-bye to.
+func TestCloseWhileLoggedOut(t *testing.T) {
+	t.Run("waiting", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			s, p := loggedIn(t, n, n.config())
+			n.refuse("*", true)
+			p.raw.Close()
+			pass(time.Hour)
+			began := time.Now()
+			s.Close()
+			if took := time.Since(began); took != 0 || !errors.Is(s.Err(), xmpp.ErrClosed) {
+				t.Errorf("Close took %v; %v", took, s.Err())
+			}
+		})
+	})
+	t.Run("logging in", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			s, p := loggedIn(t, n, n.config())
+			p.raw.Close()
+			p = n.accept()
+			p.starttls()
+			began := time.Now()
+			s.Close()
+			if took := time.Since(began); took != 0 || !errors.Is(s.Err(), xmpp.ErrClosed) {
+				t.Errorf("Close took %v; %v", took, s.Err())
+			}
+		})
+	})
+}
+
+// Connect's context bounds Connect, not the session.
+func TestContextOfConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := start(ctx, n.config())
+		p := n.accept().login()
+		s := (<-done).s
+		cancel()
+		p.raw.Close()
+		n.accept().login().goodbye(s)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := xmpp.Connect(ctx, n.config()); !errors.Is(err, context.Canceled) {
+			t.Errorf("Connect: %v", err)
 		}
 	})
 }

@@ -39,10 +39,11 @@ type stream struct {
 	mu        sync.Mutex // held for moments, never while anything waits
 	heard     time.Time  // the newest stanza
 	pending   map[string]*request
-	presences map[jid.JID]int8 // priority of each available full JID
-	told      chan struct{}    // closed and replaced when presences change
-	announced time.Time        // when our presence was sent last
-	settled   bool             // the server has had its turn to send presences since
+	presences map[jid.JID]map[jid.JID]int8 // by account, the priority of each available full JID
+	known     int                          // how many these are
+	told      chan struct{}                // closed and replaced when presences change
+	announced time.Time                    // when our presence was sent last
+	settled   bool                         // the server has had its turn to send presences since
 	roster    map[jid.JID]RosterItem
 }
 
@@ -57,7 +58,7 @@ func newStream(s *Session, conn net.Conn, r *xmlstream.Reader, addr jid.JID) *st
 	return &stream{
 		s: s, conn: conn, r: r, addr: addr, born: now, heard: now,
 		out: make(chan packet), replies: make(chan []byte, maxReplies), lost: make(chan struct{}),
-		pending: make(map[string]*request), presences: make(map[jid.JID]int8), told: make(chan struct{}),
+		pending: make(map[string]*request), presences: make(map[jid.JID]map[jid.JID]int8), told: make(chan struct{}),
 	}
 }
 
