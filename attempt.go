@@ -1,0 +1,357 @@
+package dtcp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/dtcp-relay/dtcp/internal/wire"
+)
+
+// attempt is one TCP connection of a session, dialed or accepted. Its goroutine
+// goes straight through the handshake, tells the session how far it came, and
+// waits for verdicts; it alone closes the connection, unless it hands it over.
+type attempt struct {
+	s         *session
+	id        int
+	candidate Candidate // dialed
+	dialed    bool
+	t         *transport // nil until connected
+
+	cancel    context.CancelFunc // lets the attempt go
+	ctx       context.Context
+	verdicts  chan actionKind // proceed, nominate, confirm, refuse, deliver: each once at the most
+	nominated bool            // the nomination was sent
+	err       error           // why it ended; read by the session after died
+}
+
+// maxVerdicts is how many verdicts an attempt can get: proceed, nominate,
+// deliver. The channel holds them all, so that the session never waits.
+const maxVerdicts = 4
+
+func (s *session) newAttempt(id int) *attempt {
+	ctx, cancel := context.WithCancel(s.ctx)
+	return &attempt{s: s, id: id, ctx: ctx, cancel: cancel, verdicts: make(chan actionKind, maxVerdicts)}
+}
+
+// dialCandidate is the goroutine of a dialed connection.
+func (a *attempt) dialCandidate() {
+	a.s.trace.dialing(a.s.stream, a.candidate)
+	conn, err := a.connect()
+	if err != nil {
+		a.finish(a.reason(err))
+		return
+	}
+	a.t = newTransport(conn)
+	a.s.post(input{event: event{kind: connected, id: a.id}})
+	a.run()
+}
+
+// connect dials the candidate; a name is resolved and checked as addresses are.
+func (a *attempt) connect() (c net.Conn, err error) {
+	remote := a.candidate.Addr
+	if a.candidate.Name != "" {
+		if remote, err = a.s.e.resolve(a.ctx, a.candidate); err != nil {
+			return nil, err
+		}
+		resolved := a.candidate
+		resolved.Name, resolved.Addr = "", remote
+		if err := a.s.rules.check(resolved); err != nil {
+			return nil, err
+		}
+	}
+	return a.s.e.network.Dial(a.ctx, netip.AddrPort{}, remote)
+}
+
+// acceptKey is the rest of the goroutine of an accepted connection, which has
+// named the session's key. It waits until the offers are exchanged.
+func (a *attempt) acceptKey() {
+	// A held dialer waits up to 30 s (Section 1 of protocol.md).
+	if err := a.wait(proceed, attemptTime); err != nil {
+		a.finish(err)
+		return
+	}
+	a.run()
+}
+
+// run takes a connected attempt to its end.
+func (a *attempt) run() {
+	stop := a.t.interrupt(a.ctx)
+	err := a.deadline(handshakeTime)
+	if err == nil {
+		if a.s.extended() {
+			err = a.extendedHandshake()
+		} else {
+			err = a.stockHandshake()
+		}
+	}
+	if !stop() && err == nil {
+		err = context.Canceled
+	}
+	if err == nil {
+		err = a.t.rec.Conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		a.finish(a.reason(err))
+		return
+	}
+	a.s.handOver(a)
+	a.cancel()
+	a.s.post(input{event: event{kind: handed, id: a.id}})
+}
+
+// deadline bounds what follows at the socket.
+func (a *attempt) deadline(d time.Duration) error {
+	if err := a.t.rec.Conn.SetDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	return a.ctx.Err() // it may have ended just before, and set a deadline that is now lost
+}
+
+// reply sends a line after a wait.
+func (a *attempt) reply(command, argument string) error {
+	if err := a.deadline(answerTime); err != nil {
+		return err
+	}
+	return a.t.send(command, argument)
+}
+
+// finish ends an attempt that did not become a stream.
+func (a *attempt) finish(err error) {
+	a.cancel()
+	if a.t != nil {
+		_ = a.t.rec.abort()
+	}
+	a.err = err
+	a.s.post(input{event: event{kind: died, id: a.id}, attempt: a})
+}
+
+// reason makes of an error what became of the candidate.
+func (a *attempt) reason(err error) error {
+	var alert tls.AlertError
+	switch {
+	case a.ctx.Err() != nil && a.nominated:
+		return errNoReply
+	case a.ctx.Err() != nil:
+		return errLetGo
+	case a.t != nil && errors.Is(err, os.ErrDeadlineExceeded):
+		return errSilent
+	case errors.As(err, &alert) && (alert == alertBadCertificate || alert == alertAccessDenied):
+		return errCertRefused
+	}
+	return err
+}
+
+// Alerts by which a peer refuses a certificate (RFC 8446, 6.2).
+const (
+	alertBadCertificate tls.AlertError = 42
+	alertAccessDenied   tls.AlertError = 49
+)
+
+// wait waits for one verdict.
+func (a *attempt) wait(want actionKind, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case got := <-a.verdicts:
+		if got == want {
+			return nil
+		}
+		return a.other(got)
+	case <-a.ctx.Done():
+		return a.ctx.Err()
+	case <-timer.C:
+		return fmt.Errorf("no word from the negotiation for %v", d)
+	}
+}
+
+// other is what a verdict means where another was hoped for.
+func (a *attempt) other(got actionKind) error {
+	if got == refuse {
+		_ = a.reply(wire.Error, "")
+		return errDeclined
+	}
+	return fmt.Errorf("verdict %d out of turn", got)
+}
+
+// extendedHandshake is Section 2 of protocol.md, 1 to 4. On success the
+// connection carries the stream.
+func (a *attempt) extendedHandshake() error {
+	if a.dialed {
+		key := wire.Line{Command: wire.Key, Argument: a.s.peerKey}.Append(nil)
+		a.t.rec.first = firstByte(a.s.key)
+		if a.s.role == requester {
+			a.t.rec.queue(key) // the ClientHello goes right behind it
+		} else if _, err := a.t.rec.Write(key); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	if err := a.t.secure(a.s.role == requester, sessionTLS(a.s.e.certificate, a.s.checkCertificate)); err != nil {
+		return err
+	}
+	a.s.trace.ready(a.s.stream, a.path())
+	a.s.post(input{event: event{kind: proven, id: a.id, trip: time.Since(began)}})
+	if a.s.role == requester {
+		return a.nominateExtended()
+	}
+	return a.awaitNomination()
+}
+
+func (a *attempt) nominateExtended() error {
+	if err := a.wait(nominate, attemptTime); err != nil {
+		return err
+	}
+	proof, err := a.s.agreed.Proof(a.t.tls.ConnectionState())
+	if err != nil {
+		return err
+	}
+	if err := a.deadline(attemptTime); err != nil { // the session's own is shorter
+		return err
+	}
+	a.nominated = true
+	if err := a.t.send(wire.OK, proof); err != nil {
+		return err
+	}
+	line, err := a.t.line()
+	switch {
+	case err != nil:
+		return err
+	case line.Command == wire.OK:
+		a.s.post(input{event: event{kind: accepted, id: a.id}})
+		return a.wait(deliver, attemptTime)
+	case line.Command == wire.Error:
+		a.s.post(input{event: event{kind: declined, id: a.id}})
+		return errDeclined
+	}
+	return errNotDTCP
+}
+
+func (a *attempt) awaitNomination() error {
+	if err := a.deadline(attemptTime); err != nil {
+		return err
+	}
+	line, err := a.t.line()
+	switch {
+	case err != nil:
+		return err
+	case line.Command != wire.OK || !a.s.agreed.Verify(a.t.tls.ConnectionState(), line.Argument):
+		_ = a.t.send(wire.Error, "")
+		return ErrProof
+	}
+	a.s.post(input{event: event{kind: nomination, id: a.id}})
+	if err := a.wait(confirm, attemptTime); err != nil {
+		return err
+	}
+	return a.reply(wire.OK, "")
+}
+
+// stockHandshake is that of XEP-0046, with the final say of the requester in
+// the place of the nomination.
+func (a *attempt) stockHandshake() error {
+	if a.dialed {
+		return a.stockDialer()
+	}
+	if a.s.role == requester {
+		a.s.post(input{event: event{kind: proven, id: a.id}})
+		if err := a.wait(nominate, attemptTime); err != nil {
+			return err
+		}
+		if err := a.reply(wire.OK, a.s.peerKey); err != nil {
+			return err
+		}
+		a.s.post(input{event: event{kind: accepted, id: a.id}})
+		return a.wait(deliver, attemptTime)
+	}
+	if err := a.t.send(wire.OK, a.s.peerKey); err != nil {
+		return err
+	}
+	a.s.post(input{event: event{kind: proven, id: a.id}})
+	if err := a.deadline(attemptTime); err != nil {
+		return err
+	}
+	line, err := a.t.line()
+	switch {
+	case err != nil:
+		return err
+	case line.Command != wire.OK || line.Argument != "":
+		return errNotDTCP
+	}
+	a.s.post(input{event: event{kind: nomination, id: a.id}})
+	return a.wait(confirm, attemptTime)
+}
+
+func (a *attempt) stockDialer() error {
+	// Encrypted whenever the other can.
+	if err := a.t.send(wire.StartTLS, ""); err != nil {
+		return err
+	}
+	line, err := a.t.line()
+	if err != nil {
+		return err
+	}
+	switch line.Command {
+	case wire.OK:
+		if err := a.t.secure(true, stockTLS(nil)); err != nil {
+			return err
+		}
+	case wire.Error:
+	default:
+		return errNotDTCP
+	}
+	if err := a.t.send(wire.Key, a.s.peerKey); err != nil {
+		return err
+	}
+	line, err = a.t.line()
+	switch {
+	case err != nil:
+		return err
+	case line.Command == wire.Error:
+		return errUnknownKey
+	case line.Command != wire.OK:
+		return errNotDTCP
+	case line.Argument != a.s.key:
+		return errWrongKey
+	}
+	if a.s.role == responder {
+		a.s.post(input{event: event{kind: nomination, id: a.id}})
+		return a.wait(confirm, attemptTime)
+	}
+	a.s.post(input{event: event{kind: proven, id: a.id}})
+	if err := a.wait(nominate, attemptTime); err != nil {
+		return err
+	}
+	if err := a.reply(wire.OK, ""); err != nil {
+		return err
+	}
+	a.s.post(input{event: event{kind: accepted, id: a.id}})
+	return a.wait(deliver, attemptTime)
+}
+
+// path describes the connection.
+func (a *attempt) path() Path {
+	p := Path{
+		Dialed: a.dialed, Encrypted: a.t.tls != nil, Setup: time.Since(a.s.began),
+		Local: addrPort(a.t.rec.Conn.LocalAddr()), Remote: addrPort(a.t.rec.Conn.RemoteAddr()),
+	}
+	switch {
+	case !a.s.extended():
+		p.Kind = Stock
+	case a.dialed:
+		p.Kind = a.candidate.Type
+	default:
+		p.Kind = listenerKind(a.s.own.candidates(), p.Local, p.Remote)
+	}
+	if a.s.extended() {
+		p.Fingerprint = a.s.peerSession.fingerprint
+	}
+	if !p.Kind.direct() {
+		p.Relay = a.candidate.address()
+	}
+	return p
+}

@@ -1,0 +1,452 @@
+package dtcp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dtcp-relay/dtcp/internal/wire"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+)
+
+// Limits of one Endpoint (Section 4 of protocol.md).
+const (
+	maxPerPeer     = 32   // sessions in negotiation with one allowed peer
+	maxPerStranger = 2    // with a stranger
+	maxSessions    = 1024 // in all, requests that wait for Allow among them
+	maxWaiting     = 128  // streams that wait for Accept
+	maxGreeting    = 256  // accepted connections that have named no key yet
+	maxRemembered  = 4096 // peers remembered as extended
+)
+
+// Endpoint makes streams for one XMPP login: it dials peers, answers requests
+// that reach its [Signaling], and owns the listening socket. Its methods may be
+// called from several goroutines at once. Close it when it is of no more use;
+// streams that it made stay open.
+type Endpoint struct {
+	signaling   Signaling
+	config      Config
+	network     Network
+	listener    net.Listener
+	public      netip.AddrPort // Config.Public; not valid if there is none
+	certificate *tls.Certificate
+	fingerprint Fingerprint
+	ephemeral   bool
+	stockCert   func() (tls.Certificate, error) // for stock peers, who are not to learn the other
+	stop        func()                          // ends the handling of iqs
+
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	tasks   sync.WaitGroup // every goroutine of the Endpoint but those of Dial's callers
+	waiting chan *Conn
+	streams atomic.Int64
+	asked   atomic.Int64 // requests that are being answered
+
+	mu          sync.Mutex
+	closed      bool
+	handlers    map[string]func(*transport) // by our key: who takes a connection that names it
+	sessions    map[*session]struct{}
+	peers       map[jid.JID]int  // requests and sessions in negotiation, by bare JID
+	negotiating int              // their sum
+	extended    map[jid.JID]bool // bare JIDs seen with <session/>
+	greeting    []*transport     // connections that have named no key yet, oldest first
+}
+
+// NewEndpoint makes an Endpoint that signals through s. It binds its listening
+// socket and sends nothing. config may be nil, which is the zero Config; its
+// fields are copied.
+func NewEndpoint(s Signaling, config *Config) (*Endpoint, error) {
+	e := &Endpoint{
+		signaling: s, waiting: make(chan *Conn, maxWaiting),
+		stockCert: sync.OnceValues(NewCertificate),
+		handlers:  map[string]func(*transport){}, sessions: map[*session]struct{}{},
+		peers: map[jid.JID]int{}, extended: map[jid.JID]bool{},
+	}
+	if config != nil {
+		e.config = *config
+	}
+	if e.network = e.config.Network; e.network == nil {
+		e.network = systemNetwork{}
+	}
+	if e.certificate = e.config.Certificate; e.certificate == nil {
+		c, err := NewCertificate()
+		if err != nil {
+			return nil, err
+		}
+		e.certificate, e.ephemeral = &c, true
+	}
+	if len(e.certificate.Certificate) == 0 {
+		return nil, errors.New("dtcp: the certificate of the configuration is empty")
+	}
+	e.fingerprint = FingerprintOf(e.certificate.Certificate[0])
+	local, err := parseListen(e.config.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("dtcp: listening address: %w", err)
+	}
+	if e.config.Public != "" {
+		if e.public, err = netip.ParseAddrPort(e.config.Public); err != nil {
+			return nil, fmt.Errorf("dtcp: public address: %w", err)
+		}
+	}
+	e.ctx, e.cancel = context.WithCancelCause(context.Background())
+	if e.listener, err = e.network.Listen(e.ctx, local); err != nil {
+		e.cancel(err)
+		return nil, fmt.Errorf("dtcp: listening: %w", err)
+	}
+	e.tasks.Add(1)
+	// Owned by the Endpoint, ended by the closing of the listener, waited for by Close.
+	go e.acceptLoop()
+	e.stop = s.HandleIQ(queryName, e.handleIQ)
+	return e, nil
+}
+
+// parseListen reads Config.Listen.
+func parseListen(s string) (netip.AddrPort, error) {
+	if s == "" {
+		s = ":0"
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("port %q: %w", port, errors.Unwrap(err))
+	}
+	if host == "" {
+		return netip.AddrPortFrom(netip.Addr{}, uint16(n)), nil
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), nil
+}
+
+// Fingerprint returns the fingerprint of the certificate that peers see, and
+// whether it lives no longer than the Endpoint.
+func (e *Endpoint) Fingerprint() (f Fingerprint, ephemeral bool) { return e.fingerprint, e.ephemeral }
+
+// Addr returns the listening address.
+func (e *Endpoint) Addr() netip.AddrPort { return addrPort(e.listener.Addr()) }
+
+// Candidates returns what the Endpoint offers at this moment, best first.
+func (e *Endpoint) Candidates() []Candidate {
+	local := e.Addr()
+	var found []Candidate
+	if addr := local.Addr(); addr.IsValid() && !addr.IsUnspecified() {
+		found = append(found, Candidate{Type: Host, Addr: local})
+	} else {
+		addrs, err := e.network.Addrs()
+		if err != nil {
+			addrs = nil // then we can only dial
+		}
+		for _, a := range addrs {
+			found = append(found, Candidate{Type: Host, Addr: netip.AddrPortFrom(a, local.Port())})
+		}
+	}
+	if public := e.public; public.IsValid() {
+		if public.Port() == 0 {
+			public = netip.AddrPortFrom(public.Addr(), local.Port())
+		}
+		known := slices.ContainsFunc(found, func(c Candidate) bool { return c.Addr == public })
+		if !known {
+			found = slices.Insert(found, min(1, len(found)), Candidate{Type: Mapped, Addr: public})
+		}
+	}
+	return found[:min(len(found), maxCandidates)]
+}
+
+// offer makes our half of a negotiation.
+func (e *Endpoint) offer(key string, candidates []Candidate, session *sessionOffer) offer {
+	o := offer{key: key, session: session}
+	for _, c := range candidates[:min(len(candidates), 2)] {
+		o.hosts = append(o.hosts, c.Addr) // the best two
+	}
+	if session != nil {
+		session.fingerprint, session.ephemeral, session.candidates = e.fingerprint, e.ephemeral, candidates
+	}
+	return o
+}
+
+// rules returns what may be dialed of a peer's candidates.
+func (e *Endpoint) rules(policy PathPolicy, stranger bool) dialRules {
+	local := e.Addr()
+	ours := e.Candidates()
+	return dialRules{
+		policy:   policy,
+		loopback: local.Addr().IsLoopback(),
+		private:  !stranger,
+		own: func(a netip.AddrPort) bool {
+			return a == local || slices.ContainsFunc(ours, func(c Candidate) bool { return c.Addr == a })
+		},
+	}
+}
+
+func (e *Endpoint) policy(peer jid.JID) PathPolicy {
+	if e.config.Paths == nil {
+		return Any
+	}
+	return e.config.Paths(peer)
+}
+
+// resolve finds the address of a relay or proxy that is given by name.
+func (e *Endpoint) resolve(ctx context.Context, c Candidate) (netip.AddrPort, error) {
+	lookup := net.DefaultResolver.LookupNetIP
+	if r, ok := e.network.(interface {
+		LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	}); ok {
+		lookup = r.LookupNetIP
+	}
+	addrs, err := lookup(ctx, "ip", strings.TrimSuffix(c.Name, "."))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if len(addrs) == 0 {
+		return netip.AddrPort{}, fmt.Errorf("%s has no address", c.Name)
+	}
+	return netip.AddrPortFrom(addrs[0].Unmap(), c.Port), nil
+}
+
+// nextStream makes the name of a stream.
+func (e *Endpoint) nextStream() string { return "s" + strconv.FormatInt(e.streams.Add(1), 10) }
+
+// errBusy is why a request or a Dial is refused at a limit.
+var errBusy = errors.New("too many negotiations at once")
+
+// reserve counts a negotiation with a peer against limit; release undoes it.
+func (e *Endpoint) reserve(peer jid.JID, limit int) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	bare := peer.Bare()
+	switch {
+	case e.closed:
+		return ErrClosed
+	case e.peers[bare] >= limit, e.negotiating >= maxSessions:
+		return errBusy
+	}
+	e.peers[bare]++
+	e.negotiating++
+	return nil
+}
+
+func (e *Endpoint) release(peer jid.JID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	bare := peer.Bare()
+	if e.peers[bare]--; e.peers[bare] == 0 {
+		delete(e.peers, bare)
+	}
+	e.negotiating--
+}
+
+// start begins to run a session, which holds a reservation from here on.
+func (e *Endpoint) start(s *session) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	e.handlers[s.key] = s.accept
+	e.sessions[s] = struct{}{}
+	e.tasks.Add(1)
+	go func() { // the loop: see run
+		defer e.tasks.Done()
+		s.run()
+	}()
+	return nil
+}
+
+// forgetKey has connections that name the session's key answered by an error
+// from now on.
+func (e *Endpoint) forgetKey(s *session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.handlers, s.key)
+}
+
+// forget ends the account of a session.
+func (e *Endpoint) forget(s *session) {
+	e.mu.Lock()
+	delete(e.sessions, s)
+	e.mu.Unlock()
+	e.release(s.peer)
+}
+
+// sawExtended remembers that a peer knows <session/>: it is never served as
+// stock again, for a server between could strip it.
+func (e *Endpoint) sawExtended(peer jid.JID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.extended) < maxRemembered {
+		e.extended[peer.Bare()] = true
+	}
+}
+
+// plainAllowed reports whether a stock stream with the peer is allowed.
+func (e *Endpoint) plainAllowed(peer jid.JID) bool {
+	e.mu.Lock()
+	extended := e.extended[peer.Bare()]
+	e.mu.Unlock()
+	return !extended && e.config.AllowPlain != nil && e.config.AllowPlain(peer)
+}
+
+// Dial asks a peer for a stream and returns it when the peer holds it, too.
+// peer should be a full JID. service is 1 to 64 characters of A-Z a-z 0-9 . _ ~
+// + / = -. ctx bounds the call, the answer of the peer's user included; once
+// that is there the attempt ends after 30 s. The error is a [*RefusedError],
+// a [*NoPathError], a [*PeerError], wraps [ErrPlain], [ErrPolicy] or
+// [ErrClosed], or is that of the Signaling.
+func (e *Endpoint) Dial(ctx context.Context, peer jid.JID, service string) (*Conn, error) {
+	if !wire.ValidService(service) {
+		return nil, fmt.Errorf("dtcp: service %.70q: must be 1 to %d characters of A-Z a-z 0-9 . _ ~ + / = -", service, wire.MaxService)
+	}
+	if peer == e.signaling.LocalAddr() || peer.IsZero() {
+		return nil, fmt.Errorf("dtcp: %v is this end's own address", peer)
+	}
+	policy := e.policy(peer)
+	if policy == RelayOnly {
+		return nil, fmt.Errorf("dtcp: %v: %w: only relayed streams are wanted, and there is no relay", peer, ErrPolicy)
+	}
+	if err := e.reserve(peer, maxPerPeer); err != nil {
+		return nil, fmt.Errorf("dtcp: %v: %w", peer, err)
+	}
+	s := e.newSession(requester, peer, service)
+	s.own = e.offer(s.key, e.Candidates(), &sessionOffer{service: service, files: -1, bytes: -1})
+	if err := e.start(s); err != nil {
+		s.cancel(err)
+		e.release(peer)
+		return nil, err
+	}
+	if err := e.ask(ctx, s, policy); err != nil {
+		s.setCause(err)
+		s.cancel(err)
+	}
+	select {
+	case c := <-s.result:
+		return c, nil
+	case <-s.failed:
+	case <-ctx.Done():
+		s.cancel(ctx.Err())
+		// The loop answers at once. A stream that was there before counts.
+		select {
+		case c := <-s.result:
+			return c, nil
+		case <-s.failed:
+		}
+	}
+	return nil, s.cause
+}
+
+// ask does the one round trip of signalling and begins the race.
+func (e *Endpoint) ask(ctx context.Context, s *session, policy PathPolicy) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)() // the Endpoint may be closed meanwhile
+	answer, err := e.signaling.RoundTrip(ctx, s.request())
+	if e.ctx.Err() != nil {
+		return ErrClosed
+	}
+	if err != nil {
+		return s.unanswered(err)
+	}
+	peer, err := parseOffer(answer.Payload)
+	switch {
+	case err != nil:
+		return &PeerError{Peer: s.peer, Err: fmt.Errorf("its answer cannot be used: %w", err)}
+	case peer.session == nil && !e.plainAllowed(s.peer):
+		return &PeerError{Peer: s.peer, Err: ErrPlain}
+	case peer.session != nil && peer.session.fingerprint == e.fingerprint:
+		return &PeerError{Peer: s.peer, Err: ErrOwnFingerprint}
+	}
+	if peer.session != nil {
+		e.sawExtended(s.peer)
+	}
+	s.begin(peer, e.rules(policy, false))
+	return nil
+}
+
+// Accept returns the next stream that a peer asked for. At most 128 wait;
+// further requests are refused.
+func (e *Endpoint) Accept(ctx context.Context) (*Conn, error) {
+	select {
+	case c := <-e.waiting:
+		return c, nil
+	default:
+	}
+	select {
+	case c := <-e.waiting:
+		return c, nil
+	case <-e.ctx.Done():
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// deliver hands a stream to Accept.
+func (e *Endpoint) deliver(c *Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		select {
+		case e.waiting <- c:
+			return
+		default:
+		}
+	}
+	_ = c.Abort()
+}
+
+// Close ends the listening and every negotiation and waits for all goroutines
+// of the Endpoint. Streams stay open, but for those that nobody accepted.
+func (e *Endpoint) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return ErrClosed
+	}
+	e.closed = true
+	greeting := slices.Clone(e.greeting)
+	e.mu.Unlock()
+	e.stop()
+	e.cancel(ErrClosed)
+	err := e.listener.Close()
+	for _, t := range greeting {
+		_ = t.rec.abort()
+	}
+	e.tasks.Wait()
+	for {
+		select {
+		case c := <-e.waiting:
+			_ = c.Abort()
+		default:
+			return err
+		}
+	}
+}
+
+// Listener returns a [net.Listener] over Accept, for [net/http.Serve] and its
+// like. Closing it closes the Endpoint.
+func (e *Endpoint) Listener() net.Listener { return listener{e} }
+
+type listener struct{ e *Endpoint }
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.e.Accept(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (l listener) Close() error   { return l.e.Close() }
+func (l listener) Addr() net.Addr { return l.e.listener.Addr() }

@@ -1,0 +1,58 @@
+package dtcp
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"github.com/dtcp-relay/dtcp/internal/gather"
+)
+
+// systemNetwork is the [Network] of the operating system.
+type systemNetwork struct{}
+
+func (systemNetwork) Listen(ctx context.Context, local netip.AddrPort) (net.Listener, error) {
+	var c net.ListenConfig
+	return c.Listen(ctx, "tcp", listenAddress(local))
+}
+
+func (systemNetwork) Dial(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	if local.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(local)
+	}
+	return d.DialContext(ctx, "tcp", remote.String())
+}
+
+// keepAlive notices a peer that went away within two minutes.
+var keepAlive = net.KeepAliveConfig{Enable: true}
+
+func (systemNetwork) Addrs() ([]netip.Addr, error) {
+	interfaces, err := gather.System()
+	if err != nil {
+		return nil, err
+	}
+	return gather.HostAddrs(interfaces), nil
+}
+
+// listenAddress returns local for package net, which calls "all addresses of
+// both families" by an empty host.
+func listenAddress(local netip.AddrPort) string {
+	if !local.Addr().IsValid() {
+		return ":" + strconv.Itoa(int(local.Port()))
+	}
+	return local.String()
+}
+
+// addrPort returns the address of a TCP socket.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
+		return unmap(t.AddrPort())
+	}
+	parsed, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return unmap(parsed)
+}
