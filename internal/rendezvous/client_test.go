@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,11 +53,29 @@ type world struct {
 	clients int
 }
 
+// accounts returns a server that is never served, for its accounts.
+var accounts = sync.OnceValues(func() (*rendezvous.Server, error) {
+	cert, err := rendezvous.SelfSigned(domain, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	s, err := rendezvous.New(rendezvous.Config{Domain: domain, Certificate: cert, Iterations: 4096})
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range []jid.JID{juliet, romeo, nurse} {
+		if err := s.SetAccount(j.Local(), password(j.Local())); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+})
+
 func password(name string) string { return name + name }
 
 // inBubble runs a story in virtual time, with a server that is closed at its
 // end.
-func inBubble(t *testing.T, change func(*rendezvous.Config), story func(w *world)) {
+func inBubble(t *testing.T, change func(*rendezvous.Config), story func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, net: memnet.New(), addr: netip.MustParseAddrPort("192.0.2.1:5222")}
@@ -74,11 +93,11 @@ func inBubble(t *testing.T, change func(*rendezvous.Config), story func(w *world
 		if w.server, err = rendezvous.New(config); err != nil {
 			t.Fatal(err)
 		}
-		for _, j := range []jid.JID{juliet, romeo, nurse} {
-			if err := w.server.SetAccount(j.Local(), password(j.Local())); err != nil {
-				t.Fatal(err)
-			}
+		family, err := accounts()
+		if err != nil {
+			t.Fatal(err)
 		}
+		w.server.Adopt(family)
 		l, err := w.host.Listen(t.Context(), w.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -92,7 +111,7 @@ func inBubble(t *testing.T, change func(*rendezvous.Config), story func(w *world
 				t.Errorf("Serve: %v", err)
 			}
 		}()
-		story(w)
+		story(t, w)
 	})
 }
 
@@ -100,12 +119,16 @@ func inBubble(t *testing.T, change func(*rendezvous.Config), story func(w *world
 type client struct {
 	t    *testing.T
 	w    *world
+	host *memnet.Host
 	raw  net.Conn
 	tls  *tls.Conn
 	conn net.Conn // raw or tls
 	in   *bufio.Reader
 	xml  *xmlstream.Reader
 	jid  jid.JID
+	what string // the sentence of the story that is being told
+
+	dripping sync.WaitGroup
 }
 
 // dial connects from a host of its own.
@@ -119,7 +142,9 @@ func (w *world) dial() *client {
 		w.t.Fatalf("dial: %v", err)
 	}
 	w.t.Cleanup(func() { conn.Close() })
-	return w.clientOn(conn)
+	c := w.clientOn(conn)
+	c.host = h
+	return c
 }
 
 func (w *world) clientOn(conn net.Conn) *client {
@@ -177,7 +202,7 @@ func (c *client) want(wanted ...string) {
 	c.t.Helper()
 	for _, w := range wanted {
 		if got := c.next(); !match(got, parse(c.t, w)) {
-			c.t.Fatalf("%v:\n got %v\nwant %v", c.jid, got, w)
+			c.t.Fatalf("%v: %s\n got %v\nwant %v", c.jid, c.what, got, w)
 		}
 	}
 }

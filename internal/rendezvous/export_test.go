@@ -1,6 +1,10 @@
 package rendezvous
 
-import "time"
+import (
+	"time"
+
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+)
 
 // Limits lets a test make limits smaller; zero fields stay as they are.
 type Limits struct {
@@ -28,6 +32,18 @@ func (s *Server) SetLimits(l Limits) {
 	set(&s.limits.queueStanzas, l.QueueStanzas)
 	if l.Penalty != 0 {
 		s.limits.penalty = l.Penalty
+	}
+}
+
+// Adopt gives s the accounts of another server, without their rosters: the
+// keys of a password take long to derive.
+func (s *Server) Adopt(from *Server) {
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, a := range from.accounts {
+		s.accounts[name] = &account{bare: a.bare, keys: a.keys, roster: make(map[jid.JID]*contact), streams: make(map[string]*stream)}
 	}
 }
 

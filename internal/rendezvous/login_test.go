@@ -18,7 +18,7 @@ import (
 const starttls = "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>"
 
 func TestFeaturesInOrder(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		c := w.dial()
 		start := time.Now()
 		if f := c.open(); !match(f, parse(t, starttls)) {
@@ -48,7 +48,7 @@ func TestFeaturesInOrder(t *testing.T) {
 
 // TestMechanisms logs in in every way that there is.
 func TestMechanisms(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		tried := 0
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			for _, h := range []struct {
@@ -172,7 +172,7 @@ func TestRefusedLogins(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			inBubble(t, nil, func(w *world) {
+			inBubble(t, nil, func(t *testing.T, w *world) {
 				c := w.dial()
 				c.directTLS(&tls.Config{})
 				start := time.Now()
@@ -195,7 +195,7 @@ func TestRefusedLogins(t *testing.T) {
 // TestAccountsAreNotTold compares what an attacker sees of an account that
 // exists with what he sees of one that does not.
 func TestAccountsAreNotTold(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		salt := func(mechanism, name string) string {
 			c := w.dial()
 			c.directTLS(&tls.Config{})
@@ -232,7 +232,7 @@ func TestAccountsAreNotTold(t *testing.T) {
 }
 
 func TestAttemptsAreFewAndSlow(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		denied := 0
 		w.trace.Denied = func(string, net.Addr, error) { denied++ }
 		c := w.dial()
@@ -254,7 +254,7 @@ func TestAttemptsAreFewAndSlow(t *testing.T) {
 }
 
 func TestBind(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		a, b := w.login(juliet, ""), w.login(juliet, "")
 		if a.jid == b.jid || len(a.jid.Resource()) < 16 {
 			t.Errorf("random resources %v, %v", a.jid, b.jid)
@@ -271,7 +271,7 @@ func TestBind(t *testing.T) {
 }
 
 func TestConflict(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		old := w.login(juliet, "balcony")
 		renewed := w.login(juliet, "balcony")
 		old.wantEnd("conflict")
@@ -282,7 +282,7 @@ func TestConflict(t *testing.T) {
 }
 
 func TestTooManyResources(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		var first *client
 		for i := range 32 {
 			c := w.login(juliet, fmt.Sprint("r", i))
@@ -308,7 +308,7 @@ func TestTooManyResources(t *testing.T) {
 }
 
 func TestRemovedBetweenLoginAndBind(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		c := w.dial()
 		c.directTLS(&tls.Config{})
 		c.authPlain("", "juliet", password("juliet"))
@@ -322,7 +322,7 @@ func TestRemovedBetweenLoginAndBind(t *testing.T) {
 }
 
 func TestShutdown(t *testing.T) {
-	inBubble(t, nil, func(w *world) {
+	inBubble(t, nil, func(t *testing.T, w *world) {
 		bound, guest := w.login(juliet, "balcony"), w.dial()
 		guest.open()
 		closed := make(chan struct{})

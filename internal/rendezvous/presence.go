@@ -31,7 +31,7 @@ func (st *stream) routePresence(e stanza.Element, to jid.JID) {
 		}
 	case stanza.Failed:
 		if target := s.lookup(to); target != nil {
-			target.sendBytes(st.out)
+			target.offer(st.out)
 		}
 	case stanza.Subscribe, stanza.Subscribed, stanza.Unsubscribe, stanza.Unsubscribed:
 		peer := to.Bare()
@@ -145,18 +145,16 @@ func (st *stream) direct(e stanza.Element, to jid.JID, kind string) {
 		}
 		st.directed[to] = struct{}{}
 	}
-	s.deliver(e, to)
-}
-
-// deliver sends a presence to a full JID, or to the available resources of a
-// bare one.
-func (s *Server) deliver(e stanza.Element, to jid.JID) {
-	if to.IsBare() {
-		s.show(e, to)
+	if target := s.lookup(to); target != nil {
+		st.pass(e, target)
 		return
 	}
-	if st := s.lookup(to); st != nil {
-		st.send(e)
+	if to.IsBare() {
+		for _, target := range a.streams {
+			if target.available {
+				target.offer(st.out)
+			}
+		}
 	}
 }
 
@@ -169,7 +167,11 @@ func (s *Server) vanish(st *stream, e stanza.Element) {
 	}
 	for to := range st.directed {
 		if !was || !st.account.shows(to.Bare()) {
-			s.deliver(address(e, "to", to), to)
+			if target := s.lookup(to); target != nil {
+				target.send(address(e, "to", to))
+			} else if to.IsBare() {
+				s.show(e, to)
+			}
 		}
 	}
 	st.directed = nil

@@ -16,6 +16,20 @@ type queue struct {
 // spareBuffer is the largest buffer that an idle stream keeps.
 const spareBuffer = 16 << 10
 
+// offer enqueues what another client wants delivered here, unless half of the
+// queue is full already: the rest is for what the server has to say, so that
+// nobody ends another's stream by flooding it. Server.mu is held.
+func (st *stream) offer(b []byte) bool {
+	l := &st.server.limits
+	if st.ended || len(st.pending) > l.queueBytes/2 || st.stanzas > l.queueStanzas/2 {
+		return false
+	}
+	before := len(st.pending)
+	st.pending = append(st.pending, b...)
+	st.enqueued(before)
+	return true
+}
+
 // send enqueues a stanza for the client. Server.mu is held.
 func (st *stream) send(e stanza.Element) {
 	if st.ended {
@@ -26,18 +40,8 @@ func (st *stream) send(e stanza.Element) {
 	st.enqueued(before)
 }
 
-// sendBytes is send for a stanza that has been made text already.
-func (st *stream) sendBytes(b []byte) {
-	if st.ended {
-		return
-	}
-	before := len(st.pending)
-	st.pending = append(st.pending, b...)
-	st.enqueued(before)
-}
-
-// enqueued ends the stream of a client that reads too slowly: what waited for
-// it is lost, and not at others' expense.
+// enqueued ends the stream of a client that reads too slowly. What waited for
+// it is lost.
 func (st *stream) enqueued(before int) {
 	st.stanzas++
 	if l := &st.server.limits; len(st.pending) > l.queueBytes || st.stanzas > l.queueStanzas {

@@ -110,13 +110,21 @@ func (s *Server) lookup(full jid.JID) *stream {
 // inject delivers a stanza that no client sent.
 func (s *Server) inject(b []byte, to jid.JID) {
 	if st := s.lookup(to); st != nil {
-		st.sendBytes(b)
+		st.offer(b)
 		return
 	}
 	if a := s.account(to); a != nil && to.IsBare() {
 		for _, st := range a.streams {
-			st.sendBytes(b)
+			st.offer(b)
 		}
+	}
+}
+
+// pass brings e, of which st.out is the text, to one stream, or tells the
+// sender that it has no room for it now.
+func (st *stream) pass(e stanza.Element, target *stream) {
+	if !target.offer(st.out) {
+		st.bounce(e, stanza.ResourceConstraint)
 	}
 }
 
@@ -142,7 +150,7 @@ func (st *stream) routeIQ(e stanza.Element, to jid.JID) {
 	switch {
 	case to.IsFull() && to.Local() != "":
 		if target := st.server.lookup(to); target != nil {
-			target.sendBytes(st.out)
+			st.pass(e, target)
 			return
 		}
 		st.bounce(e, stanza.ServiceUnavailable)
@@ -157,23 +165,30 @@ func (st *stream) routeMessage(e stanza.Element, to jid.JID) {
 		to = st.jid.Bare()
 	}
 	if target := st.server.lookup(to); target != nil {
-		target.sendBytes(st.out)
+		st.pass(e, target)
 		return
 	}
 	kind := e.Attr("type")
 	if kind == stanza.Failed {
 		return
 	}
-	delivered := false
+	delivered, crowded := false, false
 	if a := st.server.account(to); a != nil && (to.IsBare() && kind != "groupchat" || kind == "chat") {
 		for _, target := range a.streams {
 			if target.available && target.priority >= 0 {
-				target.sendBytes(st.out)
-				delivered = true
+				if target.offer(st.out) {
+					delivered = true
+				} else {
+					crowded = true
+				}
 			}
 		}
 	}
-	if !delivered && kind != "headline" {
+	switch {
+	case delivered, kind == "headline":
+	case crowded:
+		st.bounce(e, stanza.ResourceConstraint)
+	default:
 		st.bounce(e, stanza.ServiceUnavailable)
 	}
 }

@@ -20,9 +20,10 @@
 //
 // A login has 30 s and five attempts. Streams that have not logged in yet are
 // limited in number, in all and by address; so are accounts, resources and
-// rosters. What waits for a client that does not read is limited to 1 MiB, after
-// which that client's stream is closed; the others do not notice. Stanzas are
-// limited to [stanza.MaxBytes].
+// rosters. What waits for a client that does not read is limited: others get
+// <resource-constraint/> for what they send it when 512 KiB wait, and its stream
+// is closed at 1 MiB or after 30 s; nobody else notices. Stanzas are limited to
+// [stanza.MaxBytes].
 package rendezvous
 
 import (
@@ -67,7 +68,7 @@ type Config struct {
 }
 
 // Trace holds functions that a server calls as things happen; each may be nil.
-// They are called by the goroutine of the stream concerned, by several at
+// They are called by the goroutine of the stream concerned, so by several at
 // once, with no lock held.
 type Trace struct {
 	// Login is called when a stream has logged in and has its resource.
@@ -78,7 +79,8 @@ type Trace struct {
 	// Denied is called for each failed attempt to log in; name is as the
 	// client sent it and may hold anything.
 	Denied func(name string, remote net.Addr, why error)
-	// Refused is called when a connection ends before it has logged in.
+	// Refused is called when a connection ends before it has logged in; by the
+	// goroutine of Serve when it was one too many.
 	Refused func(remote net.Addr, why error)
 }
 
@@ -90,6 +92,7 @@ type Server struct {
 	tls      *tls.Config
 	endpoint []byte // tls-server-end-point binding (RFC 5929, 4), or none
 	limits   limits
+	secret   []byte // makes the salts of accounts that do not exist
 
 	done   chan struct{}  // closed by Close
 	active sync.WaitGroup // Serve calls and streams
@@ -98,7 +101,6 @@ type Server struct {
 	// say so. It is held for computing only: never across I/O or a callback.
 	mu        sync.Mutex
 	closed    bool
-	secret    []byte // makes the salts of accounts that do not exist
 	listeners map[net.Listener]struct{}
 	guests    map[*stream]string // streams before login, with their address
 	accounts  map[string]*account

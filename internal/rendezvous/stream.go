@@ -260,11 +260,14 @@ func (st *stream) login() (mechanism string, err error) {
 	if err != nil {
 		return "", err
 	}
-	const handshakeRecord = 0x16
-	if first[0] != handshakeRecord {
+	switch first[0] {
+	case 0x16: // a TLS handshake record
+	case '<', ' ', '\t', '\r', '\n':
 		if err := st.startTLS(); err != nil {
 			return "", err
 		}
+	default:
+		return "", errors.New("neither XML nor TLS")
 	}
 	if err := st.handshake(); err != nil {
 		return "", err

@@ -60,9 +60,9 @@ func (s *Server) asked(b, a *account, e stanza.Element) {
 	case c.from: // granted before, and a has lost track
 		s.granted(a, b, stanza.Presence{Header: stanza.Header{From: b.bare, To: a.bare}, Type: stanza.Subscribed}.Element(stanza.NSClient))
 		s.reveal(b, a.bare)
-	default:
+	case !c.in: // once; it is told again at b's next login (RFC 6121, A.3.1)
 		c.in = true
-		s.show(e, b.bare)
+		b.tell(e, func(st *stream) bool { return st.available })
 	}
 }
 
@@ -73,7 +73,7 @@ func (s *Server) granted(b, a *account, e stanza.Element) {
 	}
 	if c := b.roster[a.bare]; c != nil && c.ask {
 		c.ask, c.to = false, true
-		s.notify(b, e)
+		b.tell(e, (*stream).follows)
 		s.push(b, c.item())
 	}
 }
@@ -89,7 +89,7 @@ func (s *Server) forgone(b, a *account, e stanza.Element) {
 	}
 	shown := c.from
 	c.from, c.in = false, false
-	s.notify(b, e)
+	b.tell(e, (*stream).follows)
 	if c.visible() {
 		s.push(b, c.item())
 	}
@@ -106,7 +106,7 @@ func (s *Server) revoke(a *account, c *contact, e stanza.Element) {
 	if b := s.account(c.peer); b != nil {
 		if d := b.roster[a.bare]; d != nil && (d.to || d.ask) {
 			d.to, d.ask = false, false
-			s.notify(b, e)
+			b.tell(e, (*stream).follows)
 			s.push(b, d.item())
 			b.tidy(d)
 		}
@@ -132,12 +132,16 @@ func (s *Server) dismiss(a *account, peer jid.JID) {
 	delete(a.roster, peer)
 }
 
-// notify sends a change of a subscription to the clients of an account that
-// follow its roster or are available.
-func (s *Server) notify(a *account, e stanza.Element) {
+// tell brings a presence about a subscription to some of an account's clients.
+// One whose queue is crowded learns of it by its roster.
+func (a *account) tell(e stanza.Element, which func(*stream) bool) {
+	b := e.Append(nil, stanza.NSClient)
 	for _, st := range a.streams {
-		if st.interested || st.available {
-			st.send(e)
+		if which(st) {
+			st.offer(b)
 		}
 	}
 }
+
+// follows reports whether st wants to know of changes to its account's roster.
+func (st *stream) follows() bool { return st.interested || st.available }
