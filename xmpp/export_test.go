@@ -90,3 +90,22 @@ func ReadStream(conn net.Conn, addr jid.JID) error {
 	st := newStream(s, conn, r, addr)
 	return st.run(nil)
 }
+
+// Challenges gives SCRAM the challenges of a server, one after the other, and
+// reports whether it believes that the server knows the password.
+func Challenges(challenges ...string) (valid bool) {
+	l := &login{s: &Session{account: jid.MustParse("romeo@example.org"), config: Config{Password: "secret", hooks: &hooks{nonce: func() string { return "nonce" }}}}}
+	x, err := l.start(choice{name: "SCRAM-SHA-256", hash: scram.SHA256, flag: 'y'})
+	if err != nil {
+		return false
+	}
+	if _, err := x.Step(""); err != nil {
+		return false
+	}
+	for _, c := range challenges {
+		if _, err := x.Step(c); err != nil {
+			return false
+		}
+	}
+	return x.Valid()
+}
