@@ -12,9 +12,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -239,22 +237,6 @@ func (c *client) wantEOF() {
 	c.t.Helper()
 	if rest, err := io.ReadAll(c.in); err != nil || len(rest) > 0 {
 		c.t.Fatalf("%v: at the end: %q, %v", c.jid, rest, err)
-	}
-}
-
-// wantSilence checks that nothing comes within the time.
-func (c *client) wantSilence(d time.Duration) {
-	c.t.Helper()
-	c.raw.SetReadDeadline(time.Now().Add(d))
-	if b, err := c.in.Peek(1); !errors.Is(err, os.ErrDeadlineExceeded) {
-		rest, _ := c.in.Peek(c.in.Buffered())
-		c.t.Fatalf("%v: got %q%q, %v, want silence", c.jid, b, rest, err)
-	}
-	// A reader that has failed stays so.
-	c.in = bufio.NewReader(c.conn)
-	c.xml = xmlstream.NewReader(bufio.NewReader(io.MultiReader(strings.NewReader(header), c.in)), 1<<20)
-	if _, err := c.xml.Header(); err != nil {
-		c.t.Fatal(err)
 	}
 }
 

@@ -63,15 +63,18 @@ func (st *stream) signal() {
 	}
 }
 
-// take swaps what is pending for the buffer that was written last, and sets the
-// deadline for writing it. It also reports whether the stream has ended.
+// take swaps what is pending, if anything, for the buffer that was written last,
+// and sets the deadline for writing it. It also reports whether the stream has ended.
 func (st *stream) take(spare []byte) (batch []byte, ended bool) {
 	s := st.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	batch, ended = st.pending, st.ended
 	if cap(spare) > spareBuffer {
 		spare = nil
+	}
+	batch, ended = st.pending, st.ended
+	if len(batch) == 0 && !ended {
+		return spare[:0], false
 	}
 	st.pending, st.stanzas = spare[:0], 0
 	// Under the lock, so that end, which brings the deadline forward, is not
