@@ -163,7 +163,10 @@ func (e Element) Append(b []byte, parent string) []byte {
 	return append(b, '>')
 }
 
-const xmlNamespace = "http://www.w3.org/XML/1998/namespace"
+const (
+	xmlNamespace   = "http://www.w3.org/XML/1998/namespace"
+	xmlnsNamespace = "http://www.w3.org/2000/xmlns/"
+)
 
 // escape appends s as character data that is also fit for an attribute value.
 // What XML 1.0 cannot hold becomes U+FFFD, so that no string of a caller can
@@ -217,10 +220,18 @@ func (b *builder) element(start xml.StartElement, depth int) (Element, error) {
 	if len(start.Attr) > MaxAttrs {
 		return Element{}, fmt.Errorf("more than %d attributes: %w", MaxAttrs, ErrForbidden)
 	}
+	if !writable(start.Name) || start.Name.Space == xmlNamespace {
+		return Element{}, fmt.Errorf("element %.40q: %w", start.Name.Local, ErrForbidden)
+	}
 	e := Element{Name: start.Name}
 	for _, a := range start.Attr {
 		if a.Name.Space == "xmlns" || (a.Name.Space == "" && a.Name.Local == "xmlns") {
 			continue
+		}
+		// Whoever passes e on would write what a strict parser takes for the
+		// end of the stream; encoding/xml is not strict.
+		if !writable(a.Name) || slices.ContainsFunc(e.Attrs, func(b xml.Attr) bool { return b.Name == a.Name }) {
+			return Element{}, fmt.Errorf("attribute %.40q: %w", a.Name.Local, ErrForbidden)
 		}
 		e.Attrs = append(e.Attrs, a)
 	}
@@ -253,6 +264,12 @@ func (b *builder) element(start xml.StartElement, depth int) (Element, error) {
 			return Element{}, fmt.Errorf("%T: %w", token, ErrForbidden)
 		}
 	}
+}
+
+// writable reports whether n can be written as a name with a namespace
+// (Namespaces in XML 1.0, 3 and 4).
+func writable(n xml.Name) bool {
+	return !strings.Contains(n.Local, ":") && n.Space != "xml" && n.Space != xmlnsNamespace
 }
 
 func (b *builder) count() error {

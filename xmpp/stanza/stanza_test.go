@@ -135,6 +135,14 @@ func TestParseRefuses(t *testing.T) {
 		{"<a><?x y?></a>", stanza.ErrForbidden},
 		{strings.Repeat("<a>", 50), stanza.ErrForbidden},
 		{"<a" + strings.Repeat(" b='c'", 100) + "/>", stanza.ErrForbidden},
+		// What a strict parser would take for the end of the stream, were it passed on.
+		{"<a to='b' to='c'/>", stanza.ErrForbidden},
+		{"<a xmlns:p='u' xmlns:q='u' p:b='1' q:b='2'/>", stanza.ErrForbidden},
+		{"<:a/>", stanza.ErrForbidden},
+		{"<a :b='1'/>", stanza.ErrForbidden},
+		{"<a b:='1'/>", stanza.ErrForbidden},
+		{"<xml:a/>", stanza.ErrForbidden},
+		{"<a xmlns='http://www.w3.org/2000/xmlns/'/>", stanza.ErrForbidden},
 		{strings.Repeat(" ", stanza.MaxBytes+1), stanza.ErrForbidden},
 		{"", nil}, {"x", nil}, {"<a>", nil}, {"<a></b>", nil},
 	}
