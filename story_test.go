@@ -45,7 +45,7 @@ type link struct{ signal, trip time.Duration }
 // options change a world before its users log in.
 type options struct {
 	link
-	config    func(*peer)                                         // changes the configuration of an Endpoint
+	config    func(*peer)                                           // changes the configuration of an Endpoint
 	intercept func(from jid.JID, e stanza.Element) []stanza.Element // has the server lie
 }
 

@@ -1,0 +1,210 @@
+package dtcp_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/nettest"
+
+	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
+)
+
+// switchboard is signalling without a server: it carries iqs between the users
+// of one test, stamps them, and pairs answers by address and id.
+type switchboard struct {
+	mu    sync.Mutex
+	users map[jid.JID]*user
+}
+
+type user struct {
+	board   *switchboard
+	address jid.JID
+
+	mu      sync.Mutex
+	handler func(stanza.IQ)
+	asked   map[string]chan stanza.IQ
+	n       int
+}
+
+func newSwitchboard() *switchboard { return &switchboard{users: map[jid.JID]*user{}} }
+
+func (b *switchboard) user(address string) *user {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u := &user{board: b, address: jid.MustParse(address), asked: map[string]chan stanza.IQ{}}
+	b.users[u.address] = u
+	return u
+}
+
+func (u *user) LocalAddr() jid.JID { return u.address }
+
+func (u *user) RoundTrip(ctx context.Context, q stanza.IQ) (stanza.IQ, error) {
+	answer := make(chan stanza.IQ, 1)
+	u.mu.Lock()
+	u.n++
+	q.ID = fmt.Sprint("q", u.n)
+	u.asked[q.To.String()+q.ID] = answer
+	u.mu.Unlock()
+	if err := u.Send(ctx, q); err != nil {
+		return stanza.IQ{}, err
+	}
+	select {
+	case a := <-answer:
+		if a.Type == stanza.Failed {
+			return a, a.Error
+		}
+		return a, nil
+	case <-ctx.Done():
+		return stanza.IQ{}, ctx.Err()
+	}
+}
+
+func (u *user) Send(_ context.Context, q stanza.IQ) error {
+	u.board.mu.Lock()
+	to := u.board.users[q.To]
+	u.board.mu.Unlock()
+	if to == nil {
+		return stanza.NewError(stanza.ServiceUnavailable, "")
+	}
+	q.From = u.address
+	to.take(q)
+	return nil
+}
+
+func (u *user) take(q stanza.IQ) {
+	u.mu.Lock()
+	answer := u.asked[q.From.String()+q.ID]
+	delete(u.asked, q.From.String()+q.ID)
+	handler := u.handler
+	u.mu.Unlock()
+	switch {
+	case answer != nil:
+		answer <- q
+	case handler != nil && q.Type != stanza.Result:
+		handler(q)
+	}
+}
+
+func (u *user) HandleIQ(_ xml.Name, h func(stanza.IQ)) (stop func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.handler = h
+	return func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.handler = nil
+	}
+}
+
+// loopback returns two Endpoints that reach each other on 127.0.0.1.
+func loopback(t testing.TB) (a, b *dtcp.Endpoint, addressOfB jid.JID) {
+	t.Helper()
+	board := newSwitchboard()
+	config := &dtcp.Config{
+		Listen: "127.0.0.1:0",
+		Allow:  func(context.Context, *dtcp.Request) error { return nil },
+	}
+	make1 := func(address string) *dtcp.Endpoint {
+		e, err := dtcp.NewEndpoint(board.user(address), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.Close() })
+		return e
+	}
+	return make1("a@example.org/1"), make1("b@example.org/2"), jid.MustParse("b@example.org/2")
+}
+
+// connect makes a stream between the two.
+func connect(t testing.TB, a, b *dtcp.Endpoint, to jid.JID) (near, far *dtcp.Conn) {
+	t.Helper()
+	accepted := make(chan *dtcp.Conn, 1)
+	go func() {
+		c, err := b.Accept(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	near, err := a.Dial(t.Context(), to, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return near, <-accepted
+}
+
+func TestConnIsNetConn(t *testing.T) {
+	a, b, to := loopback(t)
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		near, far := connect(t, a, b, to)
+		return near, far, func() {
+			// Close waits for the other end's, so both at once.
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_ = near.Close()
+			}()
+			_ = far.Close()
+			<-done
+		}, nil
+	})
+}
+
+// TestBulk moves 64 MiB each way at the same time, and compares hashes.
+func TestBulk(t *testing.T) {
+	a, b, to := loopback(t)
+	near, far := connect(t, a, b, to)
+	const size = 64 << 20
+	var sums [2][2][32]byte // direction, end
+	var all sync.WaitGroup
+	for i, d := range []struct{ from, to *dtcp.Conn }{{near, far}, {far, near}} {
+		all.Go(func() {
+			h := sha256.New()
+			_, err := io.Copy(d.from, io.TeeReader(io.LimitReader(&pattern{seed: byte(i)}, size), h))
+			if err := errors.Join(err, d.from.CloseWrite()); err != nil {
+				t.Errorf("sending: %v", err)
+			}
+			copy(sums[i][0][:], h.Sum(nil))
+		})
+		all.Go(func() {
+			h := sha256.New()
+			n, err := io.Copy(h, d.to)
+			if err != nil || n != size {
+				t.Errorf("received %d bytes, %v", n, err)
+			}
+			copy(sums[i][1][:], h.Sum(nil))
+		})
+	}
+	all.Wait()
+	for i := range sums {
+		if sums[i][0] != sums[i][1] {
+			t.Errorf("direction %d: %x was sent, %x arrived", i, sums[i][0], sums[i][1])
+		}
+	}
+	if err := errors.Join(near.Close(), far.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// pattern is an endless stream of bytes that do not repeat soon.
+type pattern struct {
+	seed byte
+	n    uint64
+}
+
+func (p *pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		p.n++
+		b[i] = byte(p.n>>16) ^ byte(p.n>>8)*7 ^ byte(p.n) + p.seed
+	}
+	return len(b), nil
+}
