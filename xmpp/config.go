@@ -53,10 +53,15 @@ const (
 	writeTimeout  = 20 * time.Second // one stanza
 	closeTimeout  = 2 * time.Second  // from our closing tag to the server's
 
-	idleTimeout  = 60 * time.Second // without a stanza from the server: ping
-	pongTimeout  = 20 * time.Second // for any stanza after the ping
-	settleWait   = 5 * time.Second  // for the ping by which Resources knows that presences came
-	presenceWait = time.Second      // after a login, for the presence of a contact that is not there yet
+	idleTimeout = 60 * time.Second // without a stanza from the server: ping
+	pongTimeout = 20 * time.Second // for any stanza after the ping
+	settleWait  = 5 * time.Second  // for the ping by which Resources knows that presences came
+
+	// After a login, servers that serve each resource by itself tell of them
+	// one by one, and not before the answer to a ping that came later
+	// (ejabberd).
+	presenceWait  = time.Second            // for the first presence of a contact
+	presenceQuiet = 100 * time.Millisecond // without news, for the rest of them
 
 	backoffMin   = time.Second
 	backoffMax   = 2 * time.Minute

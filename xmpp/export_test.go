@@ -17,6 +17,7 @@ const (
 	WriteTimeout  = writeTimeout
 	CloseTimeout  = closeTimeout
 	PresenceWait  = presenceWait
+	PresenceQuiet = presenceQuiet
 	SettleWait    = settleWait
 	MaxPresences  = maxPresences
 	MaxOfContact  = maxPresencesOf

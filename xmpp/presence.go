@@ -105,8 +105,8 @@ func (st *stream) unavailable(who jid.JID) {
 // Resources returns the available resources of a contact, or the others of
 // one's own account, as presence tells: the highest priority first, then by
 // name. After login it waits, within ctx, until the server has had its turn
-// to say who is there, and a second at most for a contact of whom it said
-// nothing. The presence of a contact is told only to those who subscribed to
+// to say who is there: a moment for further resources, and a second at most for
+// a contact of whom it said nothing. The presence of a contact is told only to those who subscribed to
 // it. None is no error.
 func (s *Session) Resources(ctx context.Context, bare jid.JID) ([]jid.JID, error) {
 	st, err := s.login(ctx)
@@ -123,13 +123,17 @@ func (s *Session) Resources(ctx context.Context, bare jid.JID) ([]jid.JID, error
 	defer grace.Stop()
 	for {
 		found, told := st.resources(bare.Bare())
-		if len(found) > 0 {
+		if time.Since(announced) >= presenceWait {
 			return found, nil
+		}
+		var quiet <-chan time.Time
+		if len(found) > 0 {
+			quiet = time.After(presenceQuiet)
 		}
 		select {
 		case <-told:
 		case <-grace.C:
-			found, _ := st.resources(bare.Bare())
+		case <-quiet:
 			return found, nil
 		case <-ctx.Done():
 			return nil, fmt.Errorf("xmpp: waiting for presences: %w", ctx.Err())

@@ -59,9 +59,10 @@ func TestResources(t *testing.T) {
 		if got, want := <-done, "juliet@example.org/garden juliet@example.org/attic juliet@example.org/balcony juliet@example.org/chapel juliet@example.org/tomb"; got != want {
 			t.Errorf("resources %q, want %q", got, want)
 		}
-		if took := time.Since(began); took != 0 {
+		if took := time.Since(began); took != xmpp.PresenceQuiet {
 			t.Errorf("took %v", took)
 		}
+		pass(xmpp.PresenceWait)
 		// Settled: no further ping. One's own resource is not among the others.
 		if got := <-resources(t.Context(), s, romeo.Bare()); got != "romeo@example.org/mantua" {
 			t.Errorf("own resources %q", got)
@@ -99,7 +100,9 @@ func TestResourcesWait(t *testing.T) {
 		p.settle()
 		pass(400 * time.Millisecond)
 		p.send("<presence from='paris@example.org/x'/><presence from='%s'/>", juliet)
-		if got := <-done; got != juliet.String() || time.Since(began) != 400*time.Millisecond {
+		pass(70 * time.Millisecond)
+		p.send("<presence from='juliet@example.org/attic'/>")
+		if got := <-done; got != "juliet@example.org/attic juliet@example.org/balcony" || time.Since(began) != 470*time.Millisecond+xmpp.PresenceQuiet {
 			t.Errorf("resources %q after %v", got, time.Since(began))
 		}
 		if got := <-nobody; got != "" || time.Since(began) != xmpp.PresenceWait {
@@ -185,6 +188,7 @@ func TestPresencesAreBounded(t *testing.T) {
 		b.WriteString("<presence from='paris@example.org/x'/><presence from='juliet@example.org/000'><priority>9</priority></presence>")
 		p.send("%s", b.String())
 		p.settle()
+		pass(xmpp.PresenceWait)
 		got := strings.Fields(<-done)
 		if len(got) != xmpp.MaxOfContact || got[0] != "juliet@example.org/000" {
 			t.Errorf("%d resources, first %q", len(got), got[0])

@@ -132,6 +132,31 @@ func TestSCRAM(t *testing.T) {
 	}
 }
 
+// A password is prepared by SASLprep where that knows its characters, and taken
+// as it is where it does not.
+func TestPasswords(t *testing.T) {
+	tests := []struct{ typed, known string }{
+		{"I\u00adX", "IX"}, {"\u2168", "IX"}, {"a\u00a0b", "a b"}, {"пароль", "пароль"},
+		{"\U0001F5DD key", "\U0001F5DD key"}, {" spaces ", " spaces "}, {"a,b=c", "a,b=c"},
+	}
+	for _, tt := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			c := n.config()
+			c.Password = tt.typed
+			done := start(t.Context(), c)
+			p := n.accept()
+			p.pass = tt.known
+			p.login()
+			got := <-done
+			if got.err != nil {
+				t.Fatalf("password %q: %v", tt.typed, got.err)
+			}
+			p.goodbye(got.s)
+		})
+	}
+}
+
 // A server that has -PLUS learns from the signed flag that somebody took its
 // offer away.
 func TestDowngradeIsNoticed(t *testing.T) {

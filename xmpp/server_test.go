@@ -2,6 +2,7 @@ package xmpp_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -167,6 +168,7 @@ type peer struct {
 	cert tls.Certificate
 	max  uint16 // version of TLS
 	tls  *tls.Conn
+	pass string // that the server knows; "": password
 }
 
 // accept waits for the next connection.
@@ -296,7 +298,7 @@ func credentials(hash scram.HashGeneratorFcn, password string) scram.CredentialL
 		if name != romeo.Local() {
 			return scram.StoredCredentials{}, errors.New("no such user")
 		}
-		c, err := hash.NewClient(name, password, "")
+		c, err := hash.NewClientUnprepped(name, password, "")
 		must(err)
 		return c.GetStoredCredentialsWithError(scram.KeyFactors{Salt: "salt of the sea", Iters: 4096})
 	}
@@ -315,7 +317,7 @@ func (p *peer) wantSCRAM(plusOffered bool) (mechanism, first string, ok bool) {
 	case strings.HasPrefix(mechanism, "SCRAM-SHA-512"):
 		hash = scram.SHA512
 	}
-	server, err := hash.NewServer(credentials(hash, password))
+	server, err := hash.NewServer(credentials(hash, cmp.Or(p.pass, password)))
 	must(err)
 	first = unbase64(p.t, auth.Text())
 	conversation := server.NewConversation()
