@@ -14,7 +14,7 @@
 // named, or must be the one that is pinned. The password itself is sent only
 // inside TLS, and only to a server that offers no SCRAM; with SCRAM (RFC 5802,
 // RFC 7677) both sides prove that they know it, bound to the TLS connection
-// where the server can (RFC 9266, RFC 5929), so that nobody in the middle can
+// where the server says how (XEP-0440), so that nobody in the middle can
 // use what he sees. An answer to an iq counts only from the address that was
 // asked (RFC 6120, 8.1.2.1).
 //
