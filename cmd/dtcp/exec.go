@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+)
+
+// graceTime is what a command gets between the request to end and its end.
+const graceTime = 2 * time.Second
+
+// commandError is the failure of a command that served a stream.
+type commandError struct {
+	line string
+	err  error
+}
+
+func (e *commandError) Error() string { return fmt.Sprintf("the command %q: %v", e.line, e.err) }
+func (e *commandError) Unwrap() error { return e.err }
+
+// runCommand serves a stream by a command line, whose stdin and stdout it
+// becomes. Only when the command has succeeded does the stream end well; else it
+// is cut, so that the peer sees an error. A command whose stream is cut is ended
+// before it could take what it has for the whole.
+func runCommand(ctx context.Context, conn stream, line string, peer jid.JID, service string) (bytes int64, err error) {
+	c, err := startCommand(line, commandEnvironment(os.Environ(), peer, service))
+	if err != nil {
+		conn.Abort()
+		return 0, &commandError{line, err}
+	}
+	var cut atomic.Pointer[cutError]
+	fail := func(err error) {
+		var local *localError // the command reads or writes no more: its status says why
+		if err != nil && !errors.As(err, &local) {
+			cut.CompareAndSwap(nil, &cutError{err})
+			conn.Abort() // the peer need not wait for the command
+			c.end()
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { fail(context.Cause(ctx)) })
+	defer stop()
+	s := side{in: c.stdout, out: c.stdin, inName: "the command", outName: "the command"}
+	received := make(chan int64, 1)
+	// Owned by this call, which waits for it; it ends with the peer's direction,
+	// or with the stream.
+	go func() {
+		n, err := io.Copy(localWriter{s}, conn)
+		if err == nil {
+			c.stdin.Close()
+		}
+		fail(err)
+		received <- n
+	}()
+	sent, err := io.Copy(conn, localReader{s})
+	fail(err)
+	exit := c.wait()
+	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case cut.Load() != nil:
+		err = cut.Load()
+	case exit != nil:
+		err = &commandError{line, exit}
+	default:
+		if err = conn.Close(); err != nil {
+			err = &cutError{err}
+		}
+	}
+	if err != nil {
+		conn.Abort()
+	}
+	return sent + <-received, err
+}
+
+// command is a running command line.
+type command struct {
+	*exec.Cmd
+	stdin  io.WriteCloser
+	stdout io.ReadCloser
+
+	mu     sync.Mutex // held for a system call at most
+	over   bool       // its process number may belong to another now
+	ending *time.Timer
+}
+
+func startCommand(line string, environment []string) (*command, error) {
+	c := &command{Cmd: shell(line)}
+	c.Stderr = os.Stderr
+	c.Env = environment
+	var err error
+	if c.stdin, err = c.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if c.stdout, err = c.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	return c, c.Start()
+}
+
+// end asks the command to end, and sees to it that it does.
+func (c *command) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over || c.ending != nil {
+		return
+	}
+	terminate(c.Cmd)
+	c.ending = time.AfterFunc(graceTime, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.over {
+			kill(c.Cmd)
+			c.stdout.Close() // which something that got away may hold open
+		}
+	})
+}
+
+// wait returns how the command ended.
+func (c *command) wait() error {
+	err := c.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if c.ending != nil {
+		c.ending.Stop()
+	}
+	return err
+}
+
+// commandEnvironment is ours, without the password, and with what the command
+// may want to know of the peer.
+func commandEnvironment(environment []string, peer jid.JID, service string) []string {
+	var kept []string
+	for _, v := range environment {
+		if !strings.HasPrefix(v, passwordVariable+"=") {
+			kept = append(kept, v)
+		}
+	}
+	return append(kept, "DTCP_PEER="+peer.String(), "DTCP_SERVICE="+service)
+}

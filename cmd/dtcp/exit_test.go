@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/internal/profile"
+	"github.com/dtcp-relay/dtcp/xmpp"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
+)
+
+var (
+	juliet = jid.MustParse("juliet@example.org/balcony")
+	romeo  = jid.MustParse("romeo@example.org/orchard")
+)
+
+// Every failure has its exit status, and an explanation that says the one thing
+// that helps.
+func TestFailures(t *testing.T) {
+	refused := func(condition, text string) error {
+		return &dtcp.RefusedError{Peer: juliet, Err: stanza.NewError(condition, text)}
+	}
+	dial := func(err error) error { return &dialError{peer: juliet, service: "ssh", own: romeo, err: err} }
+	unknown := &profile.UnknownError{Peer: juliet.Bare(), Fingerprint: dtcp.FingerprintOf(nil), Known: 1}
+	noPath := &dtcp.NoPathError{Peer: juliet, Err: errors.New("no connection within 30s"), Attempts: []dtcp.Attempt{
+		{Candidate: dtcp.Candidate{Type: dtcp.Host}, Err: syscall.ECONNREFUSED},
+	}}
+	for _, test := range []struct {
+		err  error
+		want int
+		says string // in what happened
+		help string // in what can be done about it
+	}{
+		{&usageError{errors.New("what?")}, exitUsage, "what?", ""},
+		{errInterrupted, exitInterrupted, "interrupted", ""},
+		{errors.New("dtcp: x"), exitFailed, "x", ""},
+		{profile.ErrNoAccount, exitLogin, "no such account", "dtcp login JID"},
+		{&loginError{&xmpp.AuthError{Condition: "not-authorized"}}, exitLogin, "wrong user name or password", "dtcp login JID"},
+		{&loginError{fmt.Errorf("xmpp: %w", &xmpp.StreamError{Condition: "conflict"})}, exitLogin, "conflict", "--account JID/RESOURCE"},
+		{&loginError{&xmpp.ConnectError{Domain: "example.org", Attempts: []xmpp.Attempt{{Err: syscall.ECONNREFUSED}}}}, exitLogin, "connection refused", "--server"},
+		{&loginError{context.DeadlineExceeded}, exitLogin, "login failed", "online"},
+		{&loginError{errNoPassword}, exitLogin, "no password", "--password-file"},
+
+		{dial(refused(stanza.Forbidden, "go away")), exitRefused, "go away", "--allow romeo@example.org"},
+		{dial(&dtcp.RefusedError{Peer: juliet, Err: &stanza.Error{Condition: "odd", Code: 403}}), exitRefused, "odd", "--allow"},
+		{dial(refused(stanza.ServiceUnavailable, "")), exitAbsent, "nobody at juliet@example.org/balcony", "dtcp listen --service ssh"},
+		{dial(refused(stanza.RecipientUnavailable, "")), exitAbsent, "nobody", "dtcp listen"},
+		{dial(refused(stanza.FeatureNotImplemented, "")), exitAbsent, "nobody", "dtcp listen"},
+		{dial(refused(stanza.ItemNotFound, "")), exitAbsent, "nobody", "dtcp listen"},
+		{dial(refused(stanza.RemoteServerNotFound, "")), exitAbsent, "that of example.org", "address"},
+		{dial(refused(stanza.RemoteServerTimeout, "")), exitAbsent, "that of example.org", "address"},
+		{dial(refused(stanza.ResourceConstraint, "busy")), exitFailed, "busy", ""},
+		{dial(refused(stanza.BadRequest, "")), exitFailed, "bad-request", ""},
+		{dial(refused(stanza.NotAcceptable, dtcp.ErrOwnFingerprint.Error())), exitFailed, "same certificate", "--config"},
+		{dial(&dtcp.PeerError{Peer: juliet, Err: dtcp.ErrOwnFingerprint}), exitFailed, "same certificate", "--config"},
+		{dial(&dtcp.PeerError{Peer: juliet, Err: dtcp.ErrPlain}), exitAbsent, "XEP-0046", "--allow-plain"},
+		{dial(&dtcp.PeerError{Peer: juliet, Err: unknown}), exitFailed, "not among the 1 known", "dtcp peers trust juliet@example.org"},
+		{dial(&dtcp.PeerError{Peer: juliet, Err: dtcp.ErrProof}), exitFailed, "does not prove", ""},
+		{dial(noPath), exitAbsent, "no path to juliet@example.org/balcony", "connection refused"},
+		{dial(fmt.Errorf("dtcp: %w", &silenceError{juliet, 30 * time.Second})), exitAbsent, "no answer from juliet@example.org/balcony in 30s", "dtcp listen"},
+		{dial(context.DeadlineExceeded), exitAbsent, "--timeout", "dtcp listen"},
+		{errNoRelay, exitAbsent, "no relay of our own", "address of this machine"},
+
+		{&cutError{io.ErrUnexpectedEOF}, exitFailed, "cut before its end", ""},
+		{&localError{"writing to", "stdout", syscall.ENOSPC}, exitFailed, "writing to stdout: no space", ""},
+		{profile.ErrAmbiguous, exitFailed, "several", "dtcp peers trust JID FINGERPRINT"},
+		{&profile.DamagedError{Path: "/x/peers.json", Err: io.EOF}, exitFailed, "/x/peers.json is damaged", "copy"},
+	} {
+		if got := status(test.err); got != test.want {
+			t.Errorf("%v: status %d, want %d", test.err, got, test.want)
+		}
+		what, hints := explain(test.err)
+		if !strings.Contains(what, test.says) {
+			t.Errorf("%v: says %q, want something with %q", test.err, what, test.says)
+		}
+		if !strings.Contains(strings.Join(hints, "\n"), test.help) {
+			t.Errorf("%v: hints are %q, want something with %q", test.err, hints, test.help)
+		}
+		if strings.Contains(what, "dtcp: ") || strings.Contains(what, "xmpp: ") {
+			t.Errorf("%v: names a package: %q", test.err, what)
+		}
+	}
+	if status(nil) != exitOK {
+		t.Error("success has a status")
+	}
+	if status(fmt.Errorf("writing: %w", errQuiet)) != exitFailed {
+		t.Error("a reader that went away is no success")
+	}
+}

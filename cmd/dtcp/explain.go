@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+
+	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/internal/profile"
+	"github.com/dtcp-relay/dtcp/xmpp"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
+)
+
+// dialError is a failed attempt to get a stream, with what its explanation
+// needs.
+type dialError struct {
+	peer    jid.JID // that was dialed
+	service string
+	own     jid.JID
+	err     error
+}
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// contextError says which of several streams failed.
+type contextError struct {
+	which string
+	err   error
+}
+
+func (e *contextError) Error() string { return e.which + ": " + e.err.Error() }
+func (e *contextError) Unwrap() error { return e.err }
+
+// explain says in one line what happened and why, and in further ones what can
+// be done about it.
+func explain(err error) (what string, hints []string) {
+	var dial *dialError
+	var login *loginError
+	var unknown *profile.UnknownError
+	var damaged *profile.DamagedError
+	var cut *cutError
+	var one *contextError
+	switch {
+	case errors.As(err, &one):
+		what, hints = explain(one.err)
+		return one.which + ": " + what, hints
+	case errors.As(err, &dial):
+		return explainDial(dial)
+	case errors.As(err, &login):
+		return explainLogin(login.err)
+	case errors.Is(err, profile.ErrNoAccount):
+		return "no such account is remembered", []string{"dtcp login JID remembers one; or name it by --account, with --password-file or " + passwordVariable}
+	case errors.As(err, &unknown):
+		return explainUnknown(unknown)
+	case errors.As(err, &damaged):
+		return trimmed(err), []string{
+			"bring back a copy of it; without it dtcp starts afresh, with nothing remembered of what was in it",
+		}
+	case errors.Is(err, errNoRelay):
+		return errNoRelay.Error(), []string{"this version has no relays, and without one every stream reveals an address of this machine"}
+	case errors.Is(err, errInterrupted):
+		return errInterrupted.Error(), nil
+	case errors.As(err, &cut):
+		return explainCut(cut), nil
+	case errors.Is(err, profile.ErrNoPeer):
+		return "nothing is known of this peer", []string{"dtcp peers lists those that are known"}
+	case errors.Is(err, profile.ErrNoPending):
+		return "no fingerprint of this peer was refused", []string{"name the one to trust: dtcp peers trust JID FINGERPRINT"}
+	case errors.Is(err, profile.ErrAmbiguous):
+		return "several fingerprints of this peer were refused", []string{"dtcp peers verify JID lists them; name the one to trust: dtcp peers trust JID FINGERPRINT"}
+	case errors.Is(err, syscall.EADDRINUSE):
+		return trimmed(err), []string{"another program has this port: name another"}
+	}
+	return trimmed(err), nil
+}
+
+func explainLogin(err error) (what string, hints []string) {
+	var auth *xmpp.AuthError
+	var certificate *xmpp.TLSError
+	var connect *xmpp.ConnectError
+	what = "login failed: " + trimmed(err)
+	switch {
+	case errors.Is(err, xmpp.ErrConflict):
+		return what, []string{"the other one goes on, this one ends; to have both, give one another resource: --account JID/RESOURCE"}
+	case errors.As(err, &auth) && auth.Condition == "not-authorized":
+		return what, []string{"check the address and the password; dtcp login JID remembers a new one"}
+	case errors.As(err, &certificate) && certificate.Certificate != nil:
+		return what, []string{
+			"if this is the right server, ask whoever runs it, and then either give its certificate by --ca FILE,",
+			"or accept this one alone by --trust " + certificate.Fingerprint(),
+		}
+	case errors.Is(err, errNoPassword):
+		return what, []string{"give it by --password-file FILE or " + passwordVariable + ", or have dtcp login JID remember it"}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return what, []string{"no XMPP server listens there: is the address right? --server HOST:PORT names another"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return what, []string{"is this machine online? --server HOST:PORT names another address of the XMPP server"}
+	case errors.As(err, &connect):
+		return what, []string{"is the address of the account right? --server HOST:PORT names its XMPP server"}
+	}
+	return what, nil
+}
+
+func explainDial(e *dialError) (what string, hints []string) {
+	var refused *dtcp.RefusedError
+	var answer *stanza.Error
+	var noPath *dtcp.NoPathError
+	var unknown *profile.UnknownError
+	var silence *silenceError
+	who := e.peer
+	switch {
+	case errors.As(e.err, &refused) && errors.As(refused.Err, &answer):
+		return explainRefusal(e, answer)
+	case errors.As(e.err, &unknown):
+		return explainUnknown(unknown)
+	case errors.As(e.err, &noPath):
+		what = fmt.Sprintf("no path to %v: %v", who, reason(noPath.Err))
+		for _, a := range noPath.Attempts {
+			hints = append(hints, "  tried "+a.String())
+		}
+		return what, append(hints, "one of the two must be reachable: open a TCP port there and name it by --port N, behind a NAT also by --public ADDR:PORT")
+	case errors.Is(e.err, dtcp.ErrPlain):
+		return fmt.Sprintf("%v offers only a stream without authentication (XEP-0046), or somebody between makes it look so", who),
+			[]string{"--allow-plain takes it, if nothing like that was ever different with this peer"}
+	case errors.Is(e.err, dtcp.ErrOwnFingerprint):
+		return explainSelf(who)
+	case errors.As(e.err, &silence):
+		return silence.Error(), []string{listenHint(e)}
+	case errors.Is(e.err, context.DeadlineExceeded):
+		return fmt.Sprintf("no stream with %v in the time that --timeout gives", who), []string{listenHint(e)}
+	}
+	return trimmed(e.err), nil
+}
+
+func explainRefusal(e *dialError, answer *stanza.Error) (what string, hints []string) {
+	who := e.peer
+	switch {
+	case answer.Text == dtcp.ErrOwnFingerprint.Error():
+		return explainSelf(who)
+	case answer.Condition == stanza.RemoteServerNotFound, answer.Condition == stanza.RemoteServerTimeout:
+		return fmt.Sprintf("%v: no connection between our XMPP server and that of %s: %v", who, who.Domain(), answer),
+			[]string{"is the address right?"}
+	}
+	switch answerStatus(answer) {
+	case exitRefused:
+		return fmt.Sprintf("%v refuses: %v", who, answer),
+			[]string{fmt.Sprintf("it has to allow this account: dtcp listen --allow %v", e.own.Bare())}
+	case exitAbsent:
+		return fmt.Sprintf("nobody at %v offers the service %s: %v", who, e.service, answer), []string{listenHint(e)}
+	}
+	return fmt.Sprintf("%v cannot give a stream: %v", who, answer), nil
+}
+
+func listenHint(e *dialError) string {
+	if e.service == "" || e.service == "pipe" {
+		return fmt.Sprintf("is dtcp listen running there, with the account %v?", e.peer.Bare())
+	}
+	return fmt.Sprintf("is dtcp listen --service %s running there, with the account %v?", e.service, e.peer.Bare())
+}
+
+func explainSelf(who jid.JID) (string, []string) {
+	return fmt.Sprintf("%v has the same certificate as this end, so one cannot be told from the other", who),
+		[]string{"both use one configuration directory; give one of them another by --config DIR or " + profile.Environment}
+}
+
+func explainUnknown(e *profile.UnknownError) (string, []string) {
+	what := fmt.Sprintf("%v shows the fingerprint %v, which is not among the %d known for it: another machine, a new certificate, or somebody else", e.Peer, e.Fingerprint, e.Known)
+	if e.Ephemeral {
+		return what, []string{fmt.Sprintf("it is made for one process and cannot be kept; dtcp peers forget %v forgets the others", e.Peer)}
+	}
+	return what, []string{
+		fmt.Sprintf("compare by voice: dtcp peers verify %v; then let it in: dtcp peers trust %[1]v %v", e.Peer, e.Fingerprint),
+	}
+}
+
+func explainCut(e *cutError) string {
+	switch {
+	case errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE):
+		return "the stream was cut before its end, by the peer or by the network"
+	}
+	return "the stream was cut before its end: " + trimmed(e.err)
+}
+
+// reason words an error for people.
+func reason(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "not in the time that --timeout gives"
+	}
+	return trimmed(err)
+}
+
+// trimmed returns err's text without the names of packages, which say nothing
+// to people.
+func trimmed(err error) string {
+	text := err.Error()
+	for _, prefix := range []string{"dtcp: ", "xmpp: ", "profile: "} {
+		text = strings.ReplaceAll(text, prefix, "")
+	}
+	return text
+}

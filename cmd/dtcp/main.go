@@ -1,0 +1,131 @@
+// Dtcp reaches a machine by its XMPP address: it gives two XMPP addresses a
+// reliable, encrypted byte stream. See "dtcp help".
+//
+// This package is thin: flags, configuration, output, and the copying between a
+// stream and what it serves. The streams are package dtcp, the login is package
+// xmpp, and what is remembered is internal/profile.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run does what args say and returns the exit status.
+func run(args []string) int {
+	t := &tool{out: newOutput(os.Stdout, os.Stderr)}
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	root := t.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		err = t.out.failure()
+	case errors.Is(context.Cause(ctx), errInterrupted):
+		err = errInterrupted // whatever failed, this is why
+	case !t.began && status(err) != exitUsage:
+		err = &usageError{err} // of cobra, which has no type for it
+	}
+	t.out.fail(err)
+	return status(err)
+}
+
+// tool is one run of the program.
+type tool struct {
+	options
+	out   *output
+	began bool // the command line was understood
+}
+
+func (t *tool) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "dtcp",
+		Short: "Reach a machine by its XMPP address",
+		Long: `dtcp gives two XMPP addresses a reliable, encrypted byte stream: direct whenever
+either side can be reached. Messages go to stderr, stdout is data only.
+
+Exit status: 0 ok, 1 failed or cut, 2 usage, 3 refused by the peer, 4 nobody
+there or no path, 5 login failed or account in conflict, 130 interrupted.`,
+		Example: `  dtcp demo
+  dtcp login juliet@example.org
+  dtcp listen --to 127.0.0.1:22 --service ssh
+  ssh -o ProxyCommand='dtcp dial juliet@example.org --service ssh' juliet@balcony`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		// Set for all: a command's own hook would replace it.
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return t.begin(c) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if t.showVersion {
+				return nil
+			}
+			c.SetOut(os.Stderr)
+			if err := c.Usage(); err != nil {
+				return err
+			}
+			return &usageError{errors.New("a command is missing")}
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w: see '%s --help'", err, c.CommandPath())}
+	})
+	t.options.register(root.PersistentFlags())
+	root.Flags().SortFlags = false
+	root.AddCommand(
+		t.demoCommand(), t.loginCommand(), t.logoutCommand(), t.accountsCommand(),
+		t.listenCommand(), t.dialCommand(), t.forwardCommand(), t.peersCommand(),
+	)
+	return root
+}
+
+// begin runs between the reading of the command line and the command.
+func (t *tool) begin(c *cobra.Command) error {
+	if t.showVersion {
+		fmt.Fprintln(os.Stdout, version())
+		c.RunE = func(*cobra.Command, []string) error { return nil }
+		return nil
+	}
+	if err := t.options.check(); err != nil {
+		return &usageError{err}
+	}
+	t.began = true
+	data := c.Annotations[dataOnStdout] != ""
+	return t.out.configure(&t.options, data)
+}
+
+// dataOnStdout marks commands whose stdout belongs to the stream, so that
+// --json goes to stderr.
+const dataOnStdout = "data on stdout"
+
+// version says what this binary was built from.
+func version() string {
+	number := "(unknown version)"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		number = info.Main.Version
+	}
+	return fmt.Sprintf("dtcp %s %s %s/%s", number, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// positional checks the number of arguments; names are those of the usage line.
+func (t *tool) positional(min int, names ...string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		switch {
+		case t.showVersion:
+			return nil
+		case len(args) < min:
+			return fmt.Errorf("%s is missing: see '%s --help'", names[len(args)], c.CommandPath())
+		case len(args) > len(names):
+			return fmt.Errorf("%q is one argument too many: see '%s --help'", args[len(names)], c.CommandPath())
+		}
+		return nil
+	}
+}
