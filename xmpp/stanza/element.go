@@ -22,7 +22,7 @@ import (
 // Limits of what [Build] accepts. A stanza of ours has depth 4.
 const (
 	MaxDepth = 32    // elements inside one another, the outermost counted
-	MaxNodes = 4096  // elements and runs of text in one outermost element
+	MaxNodes = 65536 // elements and runs of text in one outermost element; a large roster has thousands
 	MaxAttrs = 64    // attributes of one element
 	MaxBytes = 65536 // what this project reads of one stanza; RFC 6120, 13.12 asks for 10,000 at least
 )
