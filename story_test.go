@@ -25,6 +25,7 @@ type world struct {
 	t      *testing.T
 	net    *memnet.Net
 	server *rendezvous.Server
+	roots  *x509.CertPool // of the server
 	a, b   *peer
 	iqs    atomic.Int64 // iqs from one user to the other
 }
@@ -85,15 +86,16 @@ func story(t *testing.T, o options, f func(w *world)) {
 		go func() { served <- w.server.Serve(listener) }()
 		leaf, err := x509.ParseCertificate(certificate.Certificate[0])
 		w.check(err)
-		roots := x509.NewCertPool()
-		roots.AddCert(leaf)
+		w.roots = x509.NewCertPool()
+		w.roots.AddCert(leaf)
+		// Whatever fails, nothing that would keep the bubble alive may remain.
+		defer func() {
+			w.check(w.server.Close())
+			<-served
+		}()
 		for _, p := range []*peer{w.a, w.b} {
-			w.check(w.server.SetAccount(p.name, password))
-			p.session, err = xmpp.Connect(t.Context(), &xmpp.Config{
-				JID: jid.MustParse(p.name + "@example.org/test"), Password: password, Server: "198.51.100.1:5222",
-				RootCAs: roots, Dial: p.host.DialContext, Priority: -1, NoReconnect: true,
-			})
-			w.check(err)
+			p.session = w.login(p.name, p.host)
+			defer p.session.Close()
 			p.config = dtcp.Config{
 				Network: p.host,
 				Allow:   func(context.Context, *dtcp.Request) error { return nil },
@@ -103,18 +105,35 @@ func story(t *testing.T, o options, f func(w *world)) {
 			}
 			p.Endpoint, err = dtcp.NewEndpoint(p.session, &p.config)
 			w.check(err)
+			defer func() {
+				if err := p.Endpoint.Close(); err != nil && !errors.Is(err, dtcp.ErrClosed) {
+					t.Errorf("closing %s: %v", p.name, err)
+				}
+			}()
 		}
 		synctest.Wait()
 		f(w)
-		for _, p := range []*peer{w.a, w.b} {
-			if err := p.Endpoint.Close(); err != nil && !errors.Is(err, dtcp.ErrClosed) {
-				t.Errorf("closing %s: %v", p.name, err)
-			}
-			_ = p.session.Close()
-		}
-		w.check(w.server.Close())
-		<-served
 	})
+}
+
+// login logs a user in from a host, after making the account.
+func (w *world) login(name string, host *memnet.Host) *xmpp.Session {
+	w.t.Helper()
+	w.check(w.server.SetAccount(name, password))
+	s, err := xmpp.Connect(w.t.Context(), &xmpp.Config{
+		JID: jid.MustParse(name + "@example.org/test"), Password: password, Server: "198.51.100.1:5222",
+		RootCAs: w.roots, Dial: host.DialContext, Priority: -1, NoReconnect: true,
+	})
+	w.check(err)
+	return s
+}
+
+// patience is longer than anything in a story takes, so that one that goes
+// wrong ends: keepalives would let virtual time run on for ever.
+func (w *world) patience() context.Context {
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Minute)
+	w.t.Cleanup(cancel)
+	return ctx
 }
 
 func (w *world) check(err error) {
@@ -156,8 +175,8 @@ func (p *peer) dial(ctx context.Context, other *peer) <-chan dialed {
 func (p *peer) stream(other *peer) (near, far *dtcp.Conn, after time.Duration) {
 	p.w.t.Helper()
 	began := time.Now()
-	result := p.dial(p.w.t.Context(), other)
-	far, err := other.Accept(p.w.t.Context())
+	result := p.dial(p.w.patience(), other)
+	far, err := other.Accept(p.w.patience())
 	p.w.check(err)
 	after = time.Since(began)
 	d := <-result
