@@ -24,6 +24,9 @@ const (
 // errInterrupted is the cause of the context that a signal ended.
 var errInterrupted = errors.New("interrupted")
 
+// errHangup is its cause when the terminal, or whoever started us, has gone.
+var errHangup = errors.New("hung up")
+
 // errQuiet fails without a message: whoever read our output has gone, and
 // nobody wants to be told so.
 var errQuiet = errors.New("the reader of stdout has gone")
@@ -50,7 +53,7 @@ func status(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errInterrupted):
+	case errors.Is(err, errInterrupted), errors.Is(err, errHangup):
 		return exitInterrupted
 	case errors.As(err, &usage):
 		return exitUsage

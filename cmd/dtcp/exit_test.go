@@ -91,6 +91,9 @@ func TestFailures(t *testing.T) {
 	if status(nil) != exitOK {
 		t.Error("success has a status")
 	}
+	if status(errHangup) != exitInterrupted {
+		t.Error("a hangup is no interruption")
+	}
 	if status(fmt.Errorf("writing: %w", errQuiet)) != exitFailed {
 		t.Error("a reader that went away is no success")
 	}

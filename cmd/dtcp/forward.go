@@ -20,6 +20,9 @@ import (
 // wait their turn. A peer allows 32.
 const maxDials = 16
 
+// acceptPause is between two attempts to accept a connection.
+const acceptPause = time.Second
+
 // forwarder is the state of dtcp forward.
 type forwarder struct {
 	*link
@@ -115,8 +118,20 @@ func (f *forwarder) serve(ctx context.Context, local net.Listener) error {
 			return context.Cause(accepting)
 		}
 		conn, err := local.Accept()
-		if err != nil {
-			return because(accepting, err)
+		switch {
+		case err == nil:
+		case accepting.Err() != nil:
+			if n := len(places) - 1; n > 0 && ctx.Err() == nil {
+				f.out.say("no longer forwarding; waiting for %d open connections to end", n)
+			}
+			return context.Cause(accepting)
+		default: // out of descriptors, or a client that was gone too soon: these pass
+			<-places
+			f.out.say("accepting a connection: %v", err)
+			if err := pause(accepting, acceptPause); err != nil {
+				return err
+			}
+			continue
 		}
 		// Owned by serve, which waits for it; it ends with its stream, or by ctx.
 		streams.Go(func() {
@@ -126,6 +141,18 @@ func (f *forwarder) serve(ctx context.Context, local net.Listener) error {
 				f.out.fail(err)
 			}
 		})
+	}
+}
+
+// pause waits, and returns why ctx has ended if that comes first.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

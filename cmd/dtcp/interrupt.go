@@ -5,11 +5,17 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
-// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP ends,
-// with errInterrupted as its cause; then there is time to close what is open.
-// The second ends the process at once.
+// hangupTime is what streams get to end by themselves after SIGHUP.
+const hangupTime = time.Second
+
+// interruptible returns a context that the first SIGINT or SIGTERM ends, with
+// errInterrupted as its cause; then there is time to close what is open. SIGHUP
+// does so after hangupTime, with errHangup: ssh sends it to its ProxyCommand as
+// soon as it has closed the connection, whose end is still on its way then. The
+// second signal ends the process at once.
 func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
@@ -25,16 +31,23 @@ func interruptible(parent context.Context) (context.Context, context.CancelFunc)
 	done := make(chan struct{})
 	// Owned by run, which ends it by the function returned; nobody waits.
 	go func() {
+		var hangup <-chan time.Time
 		for count := 1; ; count++ {
 			select {
-			case <-signals:
+			case s := <-signals:
+				if count > 1 {
+					os.Exit(exitInterrupted)
+				}
+				if s == syscall.SIGHUP {
+					hangup = time.After(hangupTime)
+				} else {
+					cancel(errInterrupted)
+				}
+			case <-hangup:
+				cancel(errHangup)
 			case <-done:
 				return
 			}
-			if count > 1 {
-				os.Exit(exitInterrupted)
-			}
-			cancel(errInterrupted)
 		}
 	}()
 	return ctx, func() {

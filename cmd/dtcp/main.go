@@ -30,8 +30,8 @@ func run(args []string) int {
 	switch {
 	case err == nil:
 		err = t.out.failure()
-	case errors.Is(context.Cause(ctx), errInterrupted):
-		err = errInterrupted // whatever failed, this is why
+	case ctx.Err() != nil:
+		err = context.Cause(ctx) // whatever failed, this is why
 	case !t.began && status(err) != exitUsage:
 		err = &usageError{err} // of cobra, which has no type for it
 	}

@@ -127,7 +127,7 @@ func (o *output) failure() error {
 
 // fail says why the program, or one stream of several, ended badly.
 func (o *output) fail(err error) {
-	if err == nil || errors.Is(err, errQuiet) {
+	if err == nil || errors.Is(err, errQuiet) || errors.Is(err, errHangup) {
 		return
 	}
 	what, hints := explain(err)

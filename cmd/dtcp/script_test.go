@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"dtcp": main}) }
 
 // scripts is how many there are: a folder that moved would pass silently.
-const scripts = 18
+const scripts = 19
 
 // TestScripts runs the promises of the command line, one script each, against
 // an XMPP server on loopback that each script has for itself. The scripts know
@@ -59,8 +59,36 @@ const domain = "example.test"
 type serverKey struct{}
 
 type scriptServer struct {
-	address string
-	roots   *x509.CertPool
+	*rendezvous.Server
+	*cutListener
+	roots *x509.CertPool
+}
+
+// cutListener can cut the connections that it has accepted.
+type cutListener struct {
+	net.Listener
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (l *cutListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.conns = append(l.conns, conn)
+	}
+	return conn, err
+}
+
+func (l *cutListener) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, conn := range l.conns {
+		conn.Close()
+	}
+	l.conns = nil
 }
 
 func setUpScript(env *testscript.Env) error {
@@ -76,8 +104,9 @@ func setUpScript(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
+	cuttable := &cutListener{Listener: listener}
 	// Owned by the script, which ends it by Close, which waits for it.
-	go server.Serve(listener)
+	go server.Serve(cuttable)
 	env.Defer(func() { server.Close() })
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]}))
 	if err := os.WriteFile(filepath.Join(env.WorkDir, "ca.pem"), []byte(ca), 0o600); err != nil {
@@ -109,7 +138,7 @@ func setUpScript(env *testscript.Env) error {
 	env.Setenv("ECHO", echo)
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate.Leaf)
-	env.Values[serverKey{}] = &scriptServer{listener.Addr().String(), roots}
+	env.Values[serverKey{}] = &scriptServer{server, cuttable, roots}
 	processes := &processes{all: map[string]*process{}}
 	env.Values[processesKey{}] = processes
 	env.Defer(processes.kill)
@@ -157,6 +186,8 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"tcp":    cmdTCP,
 	"peer":   cmdPeer,
 	"take":   cmdTake,
+	"cut":    cmdCut,
+	"friend": cmdFriend,
 }
 
 // status [-in FILE] STATUS PROGRAM [ARG...] runs a program and checks its exit
@@ -279,6 +310,26 @@ func cmdTake(ts *testscript.TestScript, _ bool, args []string) {
 	scriptLogin(ts, "juliet", args[0])
 }
 
+// cut cuts all connections to the XMPP server.
+func cmdCut(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 0 {
+		ts.Fatalf("usage: cut")
+	}
+	ts.Value(serverKey{}).(*scriptServer).cut()
+}
+
+// friend NAME NAME lets two accounts see each other's presence.
+func cmdFriend(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: friend NAME NAME")
+	}
+	var who [2]jid.JID
+	for i, name := range args {
+		who[i] = jid.MustParse(name + "@" + domain)
+	}
+	ts.Check(ts.Value(serverKey{}).(*scriptServer).Subscribe(who[0], who[1]))
+}
+
 // scriptLogin logs in within the test process, until the script ends.
 func scriptLogin(ts *testscript.TestScript, name, resource string) *xmpp.Session {
 	server := ts.Value(serverKey{}).(*scriptServer)
@@ -286,7 +337,7 @@ func scriptLogin(ts *testscript.TestScript, name, resource string) *xmpp.Session
 	defer cancel()
 	session, err := xmpp.Connect(ctx, &xmpp.Config{
 		JID:      jid.MustParse(name + "@" + domain + "/" + resource),
-		Password: name + "'s password", Server: server.address, RootCAs: server.roots, NoReconnect: true,
+		Password: name + "'s password", Server: server.Addr().String(), RootCAs: server.roots, NoReconnect: true,
 	})
 	ts.Check(err)
 	ts.Defer(func() { session.Close() })
