@@ -20,6 +20,7 @@ import (
 // Limits of one Endpoint (Section 4 of protocol.md).
 const (
 	maxPerPeer     = 32   // sessions in negotiation with one allowed peer
+	maxDials       = 16   // of which Dial begins that many itself; further calls wait for their turn
 	maxPerStranger = 2    // with a stranger
 	maxSessions    = 1024 // in all, requests that wait for Allow among them
 	maxWaiting     = 128  // streams that wait for Accept
@@ -56,6 +57,7 @@ type Endpoint struct {
 	sessions    map[*session]struct{}
 	peers       map[jid.JID]int  // requests and sessions in negotiation, by bare JID
 	negotiating int              // their sum
+	released    chan struct{}    // closed at the next release
 	extended    map[jid.JID]bool // bare JIDs seen with <session/>
 	greeting    []*transport     // connections that have named no key yet, oldest first
 }
@@ -68,7 +70,8 @@ func NewEndpoint(s Signaling, config *Config) (*Endpoint, error) {
 		signaling: s, waiting: make(chan *Conn, maxWaiting),
 		stockCert: sync.OnceValues(NewCertificate),
 		handlers:  map[string]func(*transport){}, sessions: map[*session]struct{}{},
-		peers: map[jid.JID]int{}, extended: map[jid.JID]bool{},
+		released: make(chan struct{}),
+		peers:    map[jid.JID]int{}, extended: map[jid.JID]bool{},
 	}
 	if config != nil {
 		e.config = *config
@@ -238,9 +241,30 @@ func (e *Endpoint) reserve(peer jid.JID, limit int) error {
 	return nil
 }
 
+// reserveInTurn waits until another negotiation with the peer may begin. The
+// limit is half of that of the other side, whose account of a negotiation ends
+// a little after ours.
+func (e *Endpoint) reserveInTurn(ctx context.Context, peer jid.JID) error {
+	for {
+		e.mu.Lock()
+		released := e.released
+		e.mu.Unlock()
+		if err := e.reserve(peer, maxDials); !errors.Is(err, errBusy) {
+			return err
+		}
+		select {
+		case <-released:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", errBusy, ctx.Err())
+		}
+	}
+}
+
 func (e *Endpoint) release(peer jid.JID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	close(e.released)
+	e.released = make(chan struct{})
 	bare := peer.Bare()
 	if e.peers[bare]--; e.peers[bare] == 0 {
 		delete(e.peers, bare)
@@ -302,7 +326,8 @@ func (e *Endpoint) plainAllowed(peer jid.JID) bool {
 // Dial asks a peer for a stream and returns it when the peer holds it, too.
 // peer should be a full JID. service is 1 to 64 characters of A-Z a-z 0-9 . _ ~
 // + / = -. ctx bounds the call, the answer of the peer's user included; once
-// that is there the attempt ends after 30 s. The error is a [*RefusedError],
+// that is there the attempt ends after 30 s. Of many calls to one peer at once,
+// 16 negotiate, and the others wait. The error is a [*RefusedError],
 // a [*NoPathError], a [*PeerError], wraps [ErrPlain], [ErrPolicy] or
 // [ErrClosed], or is that of the Signaling.
 func (e *Endpoint) Dial(ctx context.Context, peer jid.JID, service string) (*Conn, error) {
@@ -316,7 +341,9 @@ func (e *Endpoint) Dial(ctx context.Context, peer jid.JID, service string) (*Con
 	if policy == RelayOnly {
 		return nil, fmt.Errorf("dtcp: %v: %w: only relayed streams are wanted, and there is no relay", peer, ErrPolicy)
 	}
-	if err := e.reserve(peer, maxPerPeer); err != nil {
+	if err := e.reserveInTurn(ctx, peer); errors.Is(err, ErrClosed) {
+		return nil, err
+	} else if err != nil {
 		return nil, fmt.Errorf("dtcp: %v: %w", peer, err)
 	}
 	s := e.newSession(requester, peer, service)

@@ -195,6 +195,39 @@ func TestBulk(t *testing.T) {
 	}
 }
 
+// TestManyAtOnce: a hundred calls to one peer wait for their turn, and all
+// get a stream.
+func TestManyAtOnce(t *testing.T) {
+	a, b, to := loopback(t)
+	const calls = 100
+	var all sync.WaitGroup
+	for range calls {
+		all.Go(func() {
+			c, err := a.Dial(t.Context(), to, "test")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if got, err := io.ReadAll(c); err != nil || string(got) != "hello" {
+				t.Errorf("got %q, %v", got, err)
+			}
+			_ = c.Close()
+		})
+		all.Go(func() {
+			c, err := b.Accept(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, err = io.WriteString(c, "hello")
+			if err := errors.Join(err, c.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
 // pattern is an endless stream of bytes that do not repeat soon.
 type pattern struct {
 	seed byte

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/dtcp-relay/dtcp/internal/gather"
 )
@@ -13,7 +14,7 @@ import (
 type systemNetwork struct{}
 
 func (systemNetwork) Listen(ctx context.Context, local netip.AddrPort) (net.Listener, error) {
-	var c net.ListenConfig
+	c := net.ListenConfig{KeepAliveConfig: keepAlive}
 	return c.Listen(ctx, "tcp", listenAddress(local))
 }
 
@@ -25,8 +26,9 @@ func (systemNetwork) Dial(ctx context.Context, local, remote netip.AddrPort) (ne
 	return d.DialContext(ctx, "tcp", remote.String())
 }
 
-// keepAlive notices a peer that went away within two minutes.
-var keepAlive = net.KeepAliveConfig{Enable: true}
+// keepAlive has an idle stream notice within two minutes that its peer's
+// machine went away.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 6}
 
 func (systemNetwork) Addrs() ([]netip.Addr, error) {
 	interfaces, err := gather.System()

@@ -317,7 +317,7 @@ func (s *session) handOver(a *attempt) {
 	p := a.path()
 	c := &Conn{
 		carrier: newCarrier(a.t.rec, a.t.tls, a.t.in, p),
-		peer:    s.peer, service: s.service, stream: s.stream, end: func() {},
+		peer:    s.peer, service: s.service, stream: s.stream, end: func() { s.trace.closed(s.stream) },
 	}
 	s.trace.nominated(s.stream, p)
 	s.trace.ended(s.stream, time.Since(s.began), nil)

@@ -25,6 +25,7 @@ type world struct {
 	t      *testing.T
 	net    *memnet.Net
 	server *rendezvous.Server
+	at     netip.AddrPort // of the server
 	roots  *x509.CertPool // of the server
 	a, b   *peer
 	iqs    atomic.Int64 // iqs from one user to the other
@@ -46,6 +47,7 @@ type link struct{ signal, trip time.Duration }
 // options change a world before its users log in.
 type options struct {
 	link
+	ipv6      bool                                                  // nobody has an IPv4 address
 	config    func(*peer)                                           // changes the configuration of an Endpoint
 	intercept func(from jid.JID, e stanza.Element) []stanza.Element // has the server lie
 }
@@ -58,9 +60,14 @@ func story(t *testing.T, o options, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, net: memnet.New()}
-		serverHost := w.net.Host("server", netip.MustParseAddr("198.51.100.1"))
-		w.a = &peer{w: w, name: "alice", host: w.net.Host("A", netip.MustParseAddr("192.0.2.1"))}
-		w.b = &peer{w: w, name: "bob", host: w.net.Host("B", netip.MustParseAddr("192.0.2.2"))}
+		addresses := []string{"198.51.100.1", "192.0.2.1", "192.0.2.2"}
+		if o.ipv6 {
+			addresses = []string{"2001:db8:5::1", "2001:db8:1::1", "2001:db8:2::1"}
+		}
+		w.at = netip.AddrPortFrom(netip.MustParseAddr(addresses[0]), 5222)
+		serverHost := w.net.Host("server", w.at.Addr())
+		w.a = &peer{w: w, name: "alice", host: w.net.Host("A", netip.MustParseAddr(addresses[1]))}
+		w.b = &peer{w: w, name: "bob", host: w.net.Host("B", netip.MustParseAddr(addresses[2]))}
 		w.net.SetLatency(w.a.host, serverHost, o.signal/2)
 		w.net.SetLatency(w.b.host, serverHost, o.signal/2)
 		w.net.SetLatency(w.a.host, w.b.host, o.trip/2)
@@ -80,7 +87,7 @@ func story(t *testing.T, o options, f func(w *world)) {
 			},
 		})
 		w.check(err)
-		listener, err := serverHost.Listen(t.Context(), netip.MustParseAddrPort("198.51.100.1:5222"))
+		listener, err := serverHost.Listen(t.Context(), w.at)
 		w.check(err)
 		served := make(chan error, 1)
 		go func() { served <- w.server.Serve(listener) }()
@@ -121,7 +128,7 @@ func (w *world) login(name string, host *memnet.Host) *xmpp.Session {
 	w.t.Helper()
 	w.check(w.server.SetAccount(name, password))
 	s, err := xmpp.Connect(w.t.Context(), &xmpp.Config{
-		JID: jid.MustParse(name + "@example.org/test"), Password: password, Server: "198.51.100.1:5222",
+		JID: jid.MustParse(name + "@example.org/test"), Password: password, Server: w.at.String(),
 		RootCAs: w.roots, Dial: host.DialContext, Priority: -1, NoReconnect: true,
 	})
 	w.check(err)
@@ -255,5 +262,25 @@ func TestTimes(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestIPv6Only: nobody has an IPv4 address, and nothing is missing.
+func TestIPv6Only(t *testing.T) {
+	for _, asks := range []string{"A", "B"} {
+		t.Run(asks+" asks", func(t *testing.T) {
+			story(t, options{link: links[0], ipv6: true}, func(w *world) {
+				w.b.host.Firewall(memnet.Drop)
+				req, res := w.a, w.b
+				if asks == "B" {
+					req, res = w.b, w.a
+				}
+				near, far, _ := req.stream(res)
+				if p := near.Path(); !p.Remote.Addr().Is6() || p.Kind != dtcp.Host {
+					t.Errorf("path %+v", p)
+				}
+				w.wantTransfer(near, far)
+			})
+		})
 	}
 }

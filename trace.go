@@ -20,6 +20,7 @@ type Trace struct {
 	Ready     func(stream string, p Path)                                       // the peer has proven itself on a path
 	Nominated func(stream string, p Path)                                       // the stream is on this path
 	GaveUp    func(stream string, byPeer bool)                                  // one side has nothing left to dial
+	Closed    func(stream string)                                               // the stream was closed or aborted at this end
 	Ended     func(stream string, d time.Duration, err error)                   // the negotiation is over, with a stream if err is nil
 }
 
@@ -71,6 +72,12 @@ func (t tracer) nominated(stream string, p Path) {
 func (t tracer) gaveUp(stream string, byPeer bool) {
 	if t.t != nil && t.t.GaveUp != nil {
 		t.t.GaveUp(stream, byPeer)
+	}
+}
+
+func (t tracer) closed(stream string) {
+	if t.t != nil && t.t.Closed != nil {
+		t.t.Closed(stream)
 	}
 }
 
