@@ -331,6 +331,13 @@ func (e *Endpoint) plainAllowed(peer jid.JID) bool {
 // a [*NoPathError], a [*PeerError], wraps [ErrPlain], [ErrPolicy] or
 // [ErrClosed], or is that of the Signaling.
 func (e *Endpoint) Dial(ctx context.Context, peer jid.JID, service string) (*Conn, error) {
+	return e.DialSummary(ctx, peer, service, -1, -1)
+}
+
+// DialSummary is [Endpoint.Dial] with a summary of what is to be sent, which
+// the peer's user may be shown when he is asked: the number of files, and of
+// bytes in all, each -1 if unknown.
+func (e *Endpoint) DialSummary(ctx context.Context, peer jid.JID, service string, files, bytes int64) (*Conn, error) {
 	if !wire.ValidService(service) {
 		return nil, fmt.Errorf("dtcp: service %.70q: must be 1 to %d characters of A-Z a-z 0-9 . _ ~ + / = -", service, wire.MaxService)
 	}
@@ -347,7 +354,7 @@ func (e *Endpoint) Dial(ctx context.Context, peer jid.JID, service string) (*Con
 		return nil, fmt.Errorf("dtcp: %v: %w", peer, err)
 	}
 	s := e.newSession(requester, peer, service)
-	s.own = e.offer(s.key, e.Candidates(), &sessionOffer{service: service, files: -1, bytes: -1})
+	s.own = e.offer(s.key, e.Candidates(), &sessionOffer{service: service, files: files, bytes: bytes})
 	if err := e.start(s); err != nil {
 		s.cancel(err)
 		e.release(peer)

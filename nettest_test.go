@@ -241,3 +241,39 @@ func (p *pattern) Read(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// TestSummary: what is to be sent is there when Allow is asked.
+func TestSummary(t *testing.T) {
+	board := newSwitchboard()
+	asked := make(chan dtcp.Request, 2)
+	config := &dtcp.Config{Listen: "127.0.0.1:0", Allow: func(_ context.Context, r *dtcp.Request) error {
+		asked <- *r
+		return errors.New("not today")
+	}}
+	a, err := dtcp.NewEndpoint(board.user("a@example.org/1"), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := dtcp.NewEndpoint(board.user("b@example.org/2"), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	to := jid.MustParse("b@example.org/2")
+	fingerprint, ephemeral := a.Fingerprint()
+	for _, want := range []dtcp.Request{
+		{From: jid.MustParse("a@example.org/1"), Service: "file", Files: 3, Bytes: 5 << 30, Fingerprint: fingerprint, Ephemeral: ephemeral},
+		{From: jid.MustParse("a@example.org/1"), Service: "file", Files: -1, Bytes: -1, Fingerprint: fingerprint, Ephemeral: ephemeral},
+	} {
+		_, err := a.DialSummary(t.Context(), to, want.Service, want.Files, want.Bytes)
+		var refused *dtcp.RefusedError
+		var e *stanza.Error
+		if !errors.As(err, &refused) || !errors.As(err, &e) || e.Condition != stanza.Forbidden || e.Text != "" {
+			t.Errorf("DialSummary: %v, want to be forbidden without a word of why", err)
+		}
+		if got := <-asked; got != want {
+			t.Errorf("Allow was asked about %+v, want %+v", got, want)
+		}
+	}
+}
