@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -141,6 +142,8 @@ func (a *attempt) reason(err error) error {
 		return errLetGo
 	case a.t != nil && errors.Is(err, os.ErrDeadlineExceeded):
 		return errSilent
+	case err == io.EOF:
+		return errNoNotify
 	case errors.As(err, &alert) && (alert == alertBadCertificate || alert == alertAccessDenied):
 		return errCertRefused
 	}

@@ -32,6 +32,7 @@ type tcpCarrier struct {
 
 	mu            sync.Mutex
 	closed        bool
+	cut           bool // a Write has failed for good
 	writeDeadline time.Time
 
 	sentEOF bool  // guarded by writing
@@ -72,7 +73,7 @@ func (t *tcpCarrier) Read(p []byte) (int, error) {
 	case err == nil:
 	case t.isClosed():
 		err = net.ErrClosed
-	case err == io.EOF:
+	case err == io.EOF && !t.wasCut():
 		t.readEnd = err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 	default:
@@ -120,14 +121,13 @@ func (t *tcpCarrier) Write(p []byte) (n int, err error) {
 
 // writable is asked before bytes are encrypted, for they cannot be taken back.
 func (t *tcpCarrier) writable() error {
-	if t.sentEOF {
-		return errWriteClosed
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case t.closed:
 		return net.ErrClosed
+	case t.sentEOF:
+		return errWriteClosed
 	case !t.writeDeadline.IsZero() && !time.Now().Before(t.writeDeadline):
 		return os.ErrDeadlineExceeded
 	}
@@ -136,11 +136,27 @@ func (t *tcpCarrier) writable() error {
 
 var errWriteClosed = &net.OpError{Op: "write", Net: "dtcp", Err: syscall.EPIPE}
 
+// writeError makes of the socket's error that of Write. Linux reports a reset
+// once, here or to Read, which is then told of an end that is none; under TLS
+// there is close_notify to know it by, and on a plain stream only this.
 func (t *tcpCarrier) writeError(err error) error {
-	if err != nil && t.isClosed() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		return nil
+	case t.closed:
 		return net.ErrClosed
+	case !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.EPIPE):
+		t.cut = true
 	}
 	return err
+}
+
+func (t *tcpCarrier) wasCut() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cut && t.tls == nil
 }
 
 func (t *tcpCarrier) CloseWrite() error {

@@ -3,6 +3,7 @@ package dtcp
 import (
 	"bufio"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -43,15 +44,26 @@ func newRecord(c net.Conn) *record {
 // NetConn returns the socket.
 func (r *record) NetConn() net.Conn { return r.Conn }
 
-// Read implements [net.Conn] for TLS.
-func (r *record) Read(p []byte) (int, error) {
+// errNoNotify says that the connection ended beneath TLS. crypto/tls would take
+// io.EOF between two records for the end of the stream (its comment says for
+// whose sake), and so would everybody who can forge a FIN, or who reads after a
+// write has swallowed the report of a reset. Only close_notify ends a stream
+// (Section 2 of protocol.md, 5).
+var errNoNotify = errors.New("the other end closed the connection")
+
+// Read implements [net.Conn] for TLS. It never returns io.EOF.
+func (r *record) Read(p []byte) (n int, err error) {
 	if check := r.first; check != nil {
 		r.first = nil
-		if err := check(r.r); err != nil {
-			return 0, err
-		}
+		err = check(r.r)
 	}
-	return r.r.Read(p)
+	if err == nil {
+		n, err = r.r.Read(p)
+	}
+	if err == io.EOF {
+		err = errNoNotify
+	}
+	return n, err
 }
 
 // SetDeadline does nothing.
