@@ -63,10 +63,9 @@ func (t *tool) dial(ctx context.Context, peer jid.JID, service string) error {
 	return nil
 }
 
-// dialPeer gets a stream.
+// dialPeer gets a stream. The loss of the login fails it only while the peer's
+// answer is outstanding; from there on the stream comes about without.
 func (l *link) dialPeer(ctx context.Context, peer jid.JID, service string) (*dtcp.Conn, error) {
-	ctx, cancel := l.whileLoggedIn(ctx)
-	defer cancel()
 	full, err := l.resolve(ctx, peer, service)
 	if err == nil {
 		var conn *dtcp.Conn

@@ -86,7 +86,7 @@ func explainLogin(err error) (what string, hints []string) {
 	what = "login failed: " + trimmed(err)
 	switch {
 	case errors.Is(err, xmpp.ErrConflict):
-		return what, []string{"the other one goes on, this one ends; to have both, give one another resource: --account JID/RESOURCE"}
+		return "the account is in conflict: " + trimmed(err), []string{"the other one goes on, this one ends; to have both, give one another resource: --account JID/RESOURCE"}
 	case errors.As(err, &auth) && auth.Condition == "not-authorized":
 		return what, []string{"check the address and the password; dtcp login JID remembers a new one"}
 	case errors.As(err, &certificate) && certificate.Certificate != nil:
@@ -127,6 +127,8 @@ func explainDial(e *dialError) (what string, hints []string) {
 	case errors.Is(e.err, dtcp.ErrPlain):
 		return fmt.Sprintf("%v offers only a stream without authentication (XEP-0046), or somebody between makes it look so", who),
 			[]string{"--allow-plain takes it, if nothing like that was ever different with this peer"}
+	case errors.Is(e.err, xmpp.ErrConflict):
+		return explainLogin(e.err)
 	case errors.Is(e.err, dtcp.ErrOwnFingerprint):
 		return explainSelf(who)
 	case errors.As(e.err, &silence):

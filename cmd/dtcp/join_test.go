@@ -189,6 +189,7 @@ func TestRunCommandThatFailsCutsTheStream(t *testing.T) {
 // The command whose input is cut is ended: it must not take what it has for
 // the whole, nor the end of its input for the end of the stream.
 func TestRunCommandIsEndedByACut(t *testing.T) {
+	t.Parallel() // it waits for graceTime
 	for _, line := range []string{
 		"echo up; cat >/dev/null; echo whole >&2",
 		"trap '' TERM; echo up; (cat >/dev/null; cat)", // it will not be asked

@@ -42,6 +42,7 @@ const scripts = 19
 //	ECHO           a TCP server that answers the end of input by the input
 //	DTCP_CONFIG    an empty place
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	const dir = "testdata/script"
 	found, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	if err != nil || len(found) != scripts {

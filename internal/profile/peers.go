@@ -55,13 +55,7 @@ var (
 )
 
 // Peers returns all that are known, in the order of their addresses.
-func (d *Dir) Peers() ([]Peer, error) {
-	stored, err := d.readPeers()
-	if err != nil {
-		return nil, err
-	}
-	return stored, nil
-}
+func (d *Dir) Peers() ([]Peer, error) { return d.readPeers() }
 
 // Peer returns what is known of a JID, whose resource does not matter. Of an
 // unknown one only the JID is set.

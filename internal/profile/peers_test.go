@@ -241,6 +241,7 @@ func TestKnownPeersCostNoWrite(t *testing.T) {
 		t.Error("this test cannot see a file being replaced")
 	}
 }
+
 // stat keeps the file open, so that its number is not used again for the one
 // that replaces it.
 func stat(t *testing.T, d *profile.Dir) os.FileInfo {
