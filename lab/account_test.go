@@ -17,12 +17,15 @@ import (
 // folder is all that a command needs.
 func tellLogin(t *testing.T, s *stage) {
 	alice := s.user(t, "alice")
-	wantStatus(t, "login", alice.DoCommand(t, nil, alice.LoginCommand()), 0)
+	away := alice.Elsewhere(t)
+	for _, user := range []*lab.User{alice, away} {
+		wantStatus(t, "login", user.DoCommand(t, nil, user.LoginCommand()), 0)
+	}
 	listener := alice.StartCommand(t, lab.Streams{}, alice.Remembered("listen", "--exec", "cat", "--json"))
-	if got, want := listener.Await(t, "ready").Address, alice.Address(""); got != want {
+	if got, want := listener.Await(t, "ready").Address, alice.Address("pipe"); got != want {
 		t.Errorf("listen after login: address %q, want %q", got, want)
 	}
-	got := alice.DoCommand(t, strings.NewReader("remembered"), alice.Remembered("dial", alice.Address("")))
+	got := away.DoCommand(t, strings.NewReader("remembered"), away.Remembered("dial", alice.Address("pipe")))
 	wantStatus(t, "dial after login", got, 0)
 	if string(got.Stdout) != "remembered" {
 		t.Errorf("dial after login: got %q", got.Stdout)
@@ -70,29 +73,29 @@ func tellBareAddress(t *testing.T, s *stage) {
 func tellOwnAccount(t *testing.T, s *stage) {
 	alice, bob := s.user(t, "alice"), s.user(t, "bob")
 	bob.Listen(t, lab.Streams{}, "--exec", "cat")
-	got := bob.Do(t, strings.NewReader("mine"), "dial", bob.Address(""))
+	got := bob.Elsewhere(t).Do(t, strings.NewReader("mine"), "dial", bob.Address("pipe"))
 	wantStatus(t, "dial of the own account", got, 0)
 	if string(got.Stdout) != "mine" {
 		t.Errorf("got %q", got.Stdout)
 	}
-	wantStatus(t, "dial of another", alice.Do(t, nil, "dial", bob.Address("")), 3)
+	wantStatus(t, "dial of another", alice.Do(t, nil, "dial", bob.Address("pipe")), 3)
 }
 
 // A peer that is not let in is told so: 3.
 func tellRefusal(t *testing.T, s *stage) {
 	mallory, bob, friend := s.user(t, "mallory"), s.user(t, "bob"), s.user(t, "friend")
 	listener := bob.Listen(t, lab.Streams{}, "--exec", "cat", "--allow", friend.JID)
-	wantStatus(t, "dial of a stranger", mallory.Do(t, nil, "dial", bob.Address("")), 3)
+	wantStatus(t, "dial of a stranger", mallory.Do(t, nil, "dial", bob.Address("pipe")), 3)
 	if !listener.Running() {
 		t.Error("the listener ended")
 	}
-	wantStatus(t, "dial of the friend", friend.Do(t, nil, "dial", bob.Address("")), 0)
+	wantStatus(t, "dial of the friend", friend.Do(t, nil, "dial", bob.Address("pipe")), 0)
 }
 
 // Nobody there: 4, whether the account exists or not.
 func tellAbsence(t *testing.T, s *stage) {
 	alice, bob := s.user(t, "alice"), s.user(t, "bob")
-	for _, peer := range []string{bob.Address(""), bob.JID, "nobody@" + s.server.Domain + "/dtcp", "nobody@" + s.server.Domain} {
+	for _, peer := range []string{bob.Address("pipe"), bob.JID, "nobody@" + s.server.Domain + "/dtcp", "nobody@" + s.server.Domain} {
 		began := time.Now()
 		got := alice.Do(t, nil, "dial", peer)
 		wantStatus(t, "dial "+peer, got, 4)
@@ -111,7 +114,7 @@ func tellWrongPassword(t *testing.T, s *stage) {
 	if err := os.WriteFile(alice.PasswordFile, []byte("not "+alice.Password+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"login", alice.JID}, {"dial", bob.Address("")}, {"listen", "--exec", "cat"}} {
+	for _, args := range [][]string{{"login", alice.JID}, {"dial", bob.Address("pipe")}, {"listen", "--exec", "cat"}} {
 		got := alice.Do(t, nil, args...)
 		wantStatus(t, args[0], got, 5)
 		if strings.Contains(got.Messages, alice.Password) {
@@ -143,7 +146,7 @@ func tellConflict(t *testing.T, s *stage) {
 	if !strings.Contains(thrown.Messages(), "conflict") {
 		t.Errorf("the one thrown out does not name the conflict: %s", thrown.Messages())
 	}
-	got := bob.Do(t, nil, "dial", bob.Address(""))
+	got := bob.Elsewhere(t).Do(t, nil, "dial", bob.Address("pipe"))
 	wantStatus(t, "dial", got, 0)
 	if string(got.Stdout) != want || !stays.Running() {
 		t.Errorf("dial got %q, want %q; the other runs: %v", got.Stdout, want, stays.Running())
@@ -154,7 +157,7 @@ func tellConflict(t *testing.T, s *stage) {
 func tellInterrupt(t *testing.T, s *stage) {
 	alice, bob := s.user(t, "alice"), s.user(t, "bob")
 	waiting := bob.Listen(t, lab.Streams{}, "--exec", "cat", "--allow", alice.JID)
-	dialer := startEnd(t, alice, "dial", bob.Address(""))
+	dialer := startEnd(t, alice, "dial", bob.Address("pipe"))
 	dialer.run.Await(t, "path")
 	for _, run := range []*lab.Run{dialer.run, waiting} {
 		if err := run.Signal(syscall.SIGINT); err != nil {

@@ -39,12 +39,18 @@ func NewUser(tb testing.TB, server *Server, binary, name string) *User {
 	}
 }
 
-// Address is the user's well-known address for a service; "" is the one
-// without a name. (The contract's rule of resources.)
+// Elsewhere is the same user at another machine: with a configuration folder,
+// and so a certificate, of its own.
+func (u *User) Elsewhere(tb testing.TB) *User {
+	tb.Helper()
+	other := *u
+	other.Config = filepath.Join(tb.TempDir(), "config")
+	return &other
+}
+
+// Address is where the user's listener for a service is found. (The command
+// line contract's rule of resources; without a flag the service is "pipe".)
 func (u *User) Address(service string) string {
-	if service == "" {
-		return u.JID + "/dtcp"
-	}
 	return u.JID + "/dtcp." + service
 }
 

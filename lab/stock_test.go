@@ -157,7 +157,7 @@ func tellStockAsks(t *testing.T, s *stage) {
 		stock := lab.StartStock(t, s.server, s.server.Account(t, "stock"), stockOptions(c.tls, c.theirs)...)
 		listener := bob.Listen(t, lab.Streams{Stdout: io.Discard}, append([]string{
 			"--exec", "sha256sum", "--allow-plain", "--allow", bareOf(stock.Address)}, c.reach(t)...)...)
-		stock.Command(t, "dial %s", bob.Address(""))
+		stock.Command(t, "dial %s", bob.Address("pipe"))
 		if !c.ours && !c.theirs {
 			stock.Await(t, "failed")
 			if !listener.Running() {
@@ -191,7 +191,7 @@ func tellStockRefused(t *testing.T, s *stage) {
 	alice, bob := s.user(t, "alice"), s.user(t, "bob")
 	stock := lab.StartStock(t, s.server, s.server.Account(t, "stock"))
 	bob.Listen(t, lab.Streams{}, "--exec", "cat", "--allow", bareOf(stock.Address))
-	stock.Command(t, "dial %s", bob.Address(""))
+	stock.Command(t, "dial %s", bob.Address("pipe"))
 	if why := stock.Await(t, "failed").Why; !strings.Contains(why, `code="`) || !strings.Contains(why, "urn:ietf:params:xml:ns:xmpp-stanzas") {
 		t.Errorf("the stock peer was told %q, want an error with a code and a condition", why)
 	}

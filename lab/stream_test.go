@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dtcp-relay/dtcp/lab"
 )
@@ -36,7 +37,7 @@ func tellDigest(t *testing.T, s *stage) {
 	bob.Listen(t, lab.Streams{}, "--exec", "sha256sum", "--allow", alice.JID)
 	for i, size := range []int{0, 1, 65_537, 8_000_003} {
 		data := bytesOf(byte(i), size)
-		got := alice.Do(t, bytes.NewReader(data), "dial", bob.Address(""))
+		got := alice.Do(t, bytes.NewReader(data), "dial", bob.Address("pipe"))
 		wantStatus(t, "dial", got, 0)
 		if want := digestLine(data); string(got.Stdout) != want {
 			t.Errorf("%d bytes: got %q, want %q", size, got.Stdout, want)
@@ -54,7 +55,7 @@ func tellOneRoundTrip(t *testing.T, s *stage) {
 	}
 	const streams = 3
 	for range streams {
-		wantStatus(t, "dial", alice.Do(t, strings.NewReader("hello"), "dial", bob.Address("")), 0)
+		wantStatus(t, "dial", alice.Do(t, strings.NewReader("hello"), "dial", bob.Address("pipe")), 0)
 	}
 	var got []string
 	for _, iq := range s.server.IQs(t) {
@@ -73,12 +74,18 @@ func tellOneRoundTrip(t *testing.T, s *stage) {
 	}
 }
 
-// plug is a standard stream of a program, held by the test.
+// plug is a standard stream of a program, held by the test: a pipe that fails
+// when nothing has moved it to its end after two minutes.
 func plug(t *testing.T) (r, w *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, end := range []*os.File{r, w} {
+		if err := end.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() { r.Close(); w.Close() })
 	return r, w
@@ -153,14 +160,14 @@ func startEnd(t *testing.T, user *lab.User, args ...string) *endOfStream {
 func tellDialerEndsFirst(t *testing.T, s *stage) {
 	alice, bob := s.user(t, "alice"), s.user(t, "bob")
 	listener := startEnd(t, bob, "listen", "--allow", alice.JID)
-	dialer := startEnd(t, alice, "dial", bob.Address(""))
+	dialer := startEnd(t, alice, "dial", bob.Address("pipe"))
 	talk(t, dialer, listener)
 }
 
 func tellListenerEndsFirst(t *testing.T, s *stage) {
 	alice, bob := s.user(t, "alice"), s.user(t, "bob")
 	listener := startEnd(t, bob, "listen", "--allow", alice.JID)
-	dialer := startEnd(t, alice, "dial", bob.Address(""))
+	dialer := startEnd(t, alice, "dial", bob.Address("pipe"))
 	talk(t, listener, dialer)
 }
 
@@ -170,7 +177,7 @@ func tellCut(t *testing.T, s *stage) {
 		t.Run(victim+" dies", func(t *testing.T) {
 			alice, bob := s.user(t, "alice"), s.user(t, "bob")
 			listener := startEnd(t, bob, "listen", "--allow", alice.JID)
-			dialer := startEnd(t, alice, "dial", bob.Address(""))
+			dialer := startEnd(t, alice, "dial", bob.Address("pipe"))
 			dialer.run.Await(t, "path")
 			listener.run.Await(t, "path")
 			dead, alive := listener, dialer
