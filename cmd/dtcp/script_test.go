@@ -137,6 +137,7 @@ func setUpScript(env *testscript.Env) error {
 	env.Setenv("CA", filepath.Join(env.WorkDir, "ca.pem"))
 	env.Setenv("LOOP", "--public=127.0.0.1:0")
 	env.Setenv("ECHO", echo)
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // else each process lingers for a second under -race
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate.Leaf)
 	env.Values[serverKey{}] = &scriptServer{server, cuttable, roots}
