@@ -164,7 +164,7 @@ func TestLosses(t *testing.T) {
 		{"sends a comment", func(p *peer) { p.send("<!-- a -->") }, "not allowed in a stream"},
 		{"sends a stanza without end", func(p *peer) { p.send("<message><body>%s", strings.Repeat("x", xmpp.MaxStanza)) }, "stanza too large"},
 		{"sends a stanza too deep", func(p *peer) { p.send("%s", strings.Repeat("<a>", 100)) }, "nested deeper"},
-		{"sends a deluge of tags", func(p *peer) { p.send("<message>%s", strings.Repeat("<a/>", 5000)) }, "more than 4096 nodes"},
+		{"sends a deluge of tags", func(p *peer) { p.send("<message>%s", strings.Repeat("<a/>", stanza.MaxNodes)) }, "more than 65536 nodes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -68,7 +68,7 @@ func TestBadStreams(t *testing.T) {
 		{"processing instruction", bound, "<?php ?>", "restricted-xml"},
 		{"crossed tags", bound, "<message><a><b></a></b></message>", "not-well-formed"},
 		{"deep", bound, strings.Repeat("<a>", 100), "restricted-xml"},
-		{"many nodes", bound, "<message>" + strings.Repeat("<b/>", stanza.MaxNodes), "restricted-xml"},
+		{"many nodes", bound, "<message>" + strings.Repeat("<b/>", stanza.MaxNodes), "policy-violation"},
 		{"endless stanza", bound, "<message><body>" + endless, "policy-violation"},
 		{"text between stanzas", bound, "hello<", "restricted-xml"},
 		{"unknown stanza", bound, "<hello/>", "unsupported-stanza-type"},
