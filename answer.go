@@ -108,9 +108,6 @@ func (e *Endpoint) admit(ctx context.Context, r *Request, peer offer) (*session,
 	if !r.Stock && !wire.ValidService(r.Service) {
 		return nil, stanza.NewError(stanza.BadRequest, "no service is named")
 	}
-	if !r.Stock && r.Fingerprint == e.fingerprint {
-		return nil, stanza.NewError(stanza.NotAcceptable, ErrOwnFingerprint.Error())
-	}
 	if r.Stock && !e.plainAllowed(r.From) {
 		return nil, stanza.NewError(stanza.Forbidden, "only authenticated streams ("+NSSession+") are accepted")
 	}
@@ -122,6 +119,9 @@ func (e *Endpoint) admit(ctx context.Context, r *Request, peer offer) (*session,
 	}
 	if err := e.config.Allow(ctx, r); err != nil {
 		return nil, refusal(err)
+	}
+	if !r.Stock && r.Fingerprint == e.fingerprint {
+		return nil, stanza.NewError(stanza.NotAcceptable, ErrOwnFingerprint.Error())
 	}
 	if e.policy(r.From) == RelayOnly {
 		return nil, stanza.NewError(stanza.NotAcceptable, "only relayed streams are accepted, and there is no relay")
