@@ -370,7 +370,7 @@ func TestManySmallStanzas(t *testing.T) {
 			a.write("<message to='romeo@example.org/orchard'>" + strings.Repeat("<x/>", 1000) + "</message>")
 		}
 		a.sync()
-		time.Sleep(time.Second) // virtual: until no more of them fits into the window
+		<-time.After(time.Second) // virtual: until no more of them fits into the window
 		for i := range 350 {
 			a.write(fmt.Sprintf("<iq type='get' id='%d' to='romeo@example.org/orchard'><q/></iq>", i))
 		}
@@ -404,7 +404,7 @@ func TestSilentClient(t *testing.T) {
 		b.wantEnd("connection-timeout")
 		// White space is a sign of life as well (RFC 6120, 4.6.1).
 		for range 3 {
-			time.Sleep(2 * time.Minute)
+			<-time.After(2 * time.Minute)
 			a.write(" ")
 		}
 		a.sync()

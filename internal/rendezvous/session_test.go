@@ -114,7 +114,7 @@ func TestSessions(t *testing.T) {
 			t.Errorf("wrong password: %v", err)
 		}
 		// A whole day of silence does not part them.
-		time.Sleep(24 * time.Hour) // virtual
+		<-time.After(24 * time.Hour) // virtual
 		asks(t, a, again, 4*oneWay)
 	})
 }
