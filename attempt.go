@@ -28,6 +28,7 @@ type attempt struct {
 	ctx       context.Context
 	verdicts  chan actionKind // proceed, nominate, confirm, refuse, deliver: each once at the most
 	nominated bool            // the nomination was sent
+	refused   bool            // the verdict was refuse; owned by the session's loop
 	err       error           // why it ended; read by the session after died
 }
 
@@ -176,10 +177,24 @@ func (a *attempt) wait(want actionKind, d time.Duration) error {
 // other is what a verdict means where another was hoped for.
 func (a *attempt) other(got actionKind) error {
 	if got == refuse {
-		_ = a.reply(wire.Error, "")
+		if err := a.deadline(answerTime); err == nil {
+			a.sayError()
+		}
 		return errDeclined
 	}
 	return fmt.Errorf("verdict %d out of turn", got)
+}
+
+// sayError answers a nomination by error and waits for the other end to be
+// done: a reset right behind the line would destroy it on systems other than
+// Linux. The deadline is the caller's.
+func (a *attempt) sayError() {
+	if a.t.send(wire.Error, "") != nil {
+		return
+	}
+	if c, ok := a.t.rec.Conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		_, _ = io.CopyN(io.Discard, a.t.rec.r, readSize) // as much as an honest peer never sends
+	}
 }
 
 // extendedHandshake is Section 2 of protocol.md, 1 to 4. On success the
@@ -244,7 +259,9 @@ func (a *attempt) awaitNomination() error {
 	case err != nil:
 		return err
 	case line.Command != wire.OK || !a.s.agreed.Verify(a.t.tls.ConnectionState(), line.Argument):
-		_ = a.t.send(wire.Error, "")
+		if err := a.deadline(answerTime); err == nil {
+			a.sayError()
+		}
 		return ErrProof
 	}
 	a.s.post(input{event: event{kind: nomination, id: a.id}})

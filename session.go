@@ -41,6 +41,7 @@ type session struct {
 	alive    sync.WaitGroup   // attempts
 	attempts map[int]*attempt // owned by run
 	winner   *attempt         // chosen, and not handed over yet; owned by run
+	refusing int              // attempts that still have to answer error; owned by run
 
 	// Set by begin, before any attempt proceeds.
 	peerKey     string
@@ -142,7 +143,7 @@ func (s *session) run() {
 	timer := time.NewTimer(attemptTime)
 	defer timer.Stop()
 	ended := s.ctx.Done()
-	for !st.finished() || s.winner != nil {
+	for !st.finished() || s.winner != nil || s.refusing > 0 {
 		var in input
 		var ticks <-chan time.Time
 		if at := st.next(); !at.IsZero() {
@@ -187,6 +188,9 @@ func (s *session) note(in input) {
 	case died:
 		a := in.attempt
 		delete(s.attempts, in.id)
+		if a.refused {
+			s.refusing--
+		}
 		if a == s.winner {
 			s.winner = nil
 			s.fail(a.err)
@@ -237,12 +241,17 @@ func (s *session) do(act action, st state) {
 	case fail:
 		s.fail(s.noPath(st))
 	default:
-		if act.kind == confirm || act.kind == deliver {
+		if a == nil {
+			break
+		}
+		switch act.kind {
+		case confirm, deliver:
 			s.winner = a
+		case refuse:
+			a.refused = true
+			s.refusing++
 		}
-		if a != nil {
-			a.verdicts <- act.kind
-		}
+		a.verdicts <- act.kind
 	}
 }
 
