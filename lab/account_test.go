@@ -3,8 +3,12 @@
 package lab_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,6 +55,41 @@ func tellAccounts(t *testing.T, s *stage) {
 	command("logout", bob.JID)
 	if got := command("accounts"); !strings.Contains(got, alice.JID) || strings.Contains(got, bob.JID) {
 		t.Errorf("accounts after logout: got %q, want %s alone", got, alice.JID)
+	}
+}
+
+// with returns a command line whose flag has another value.
+func with(command []string, flag, value string) []string {
+	command = slices.Clone(command)
+	command[slices.Index(command, flag)+1] = value
+	return command
+}
+
+// --server may name a port that speaks TLS at once.
+func tellDirectTLS(t *testing.T, s *stage) {
+	alice := s.user(t, "alice")
+	wantStatus(t, "login", alice.DoCommand(t, nil, with(alice.LoginCommand(), "--server", s.server.DirectTLS)), 0)
+}
+
+// The server's certificate counts: not that of another authority, but the one
+// that is pinned; and what is wrong is said before any password is sent.
+func tellServerCertificate(t *testing.T, s *stage) {
+	alice := s.user(t, "alice")
+	other, _ := lab.NewCertificates(t, t.TempDir(), s.server.Domain)
+	got := alice.DoCommand(t, nil, with(alice.LoginCommand(), "--ca", other))
+	wantStatus(t, "login with another authority", got, 5)
+	if !strings.Contains(got.Messages, "certificate") {
+		t.Errorf("login with another authority said %q, want a word of the certificate", got.Messages)
+	}
+	chain, err := os.ReadFile(s.server.Chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, _ := pem.Decode(chain)
+	for pinned, status := range map[[32]byte]int{sha256.Sum256(leaf.Bytes): 0, sha256.Sum256(nil): 5} {
+		command := with(alice.LoginCommand(), "--ca", "sha256:"+hex.EncodeToString(pinned[:]))
+		command[slices.Index(command, "--ca")] = "--trust"
+		wantStatus(t, "login with a pinned certificate", alice.DoCommand(t, nil, command), status)
 	}
 }
 

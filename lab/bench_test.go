@@ -91,4 +91,4 @@ func benchSize() int64 {
 }
 
 // benchRounds is odd, so that there is a median.
-const benchRounds = 5
+const benchRounds = 15

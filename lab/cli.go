@@ -153,7 +153,9 @@ func (u *User) StartCommand(tb testing.TB, streams Streams, command []string) *R
 	return run
 }
 
-// collect logs every line of r and passes on those that are events.
+// collect logs every line of r and passes on those that are events. When more
+// wait than the channel holds, because nobody awaits any, the newest are lost:
+// the program must not be held up.
 func collect(r io.Reader, log io.Writer, events chan<- Event) {
 	lines := bufio.NewReader(r)
 	for {
@@ -161,7 +163,10 @@ func collect(r io.Reader, log io.Writer, events chan<- Event) {
 		_, _ = log.Write(line)
 		var e Event
 		if bytes.HasPrefix(line, []byte("{")) && json.Unmarshal(line, &e) == nil {
-			events <- e
+			select {
+			case events <- e:
+			default:
+			}
 		}
 		if err != nil {
 			return

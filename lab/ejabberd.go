@@ -29,12 +29,12 @@ func StartEjabberd(tb testing.TB) *Server {
 	module := installModule(tb, dir, "mod_lab_iq_log.erl")
 	config := filepath.Join(dir, "ejabberd.yml")
 	log := filepath.Join(dir, "ejabberd.log")
-	port, apiPort := FreePort(tb), FreePort(tb)
-	writeFile(tb, config, fmt.Appendf(nil, ejabberdConfig, domain, certs.Both, certs.CA, port, apiPort))
+	port, tlsPort, apiPort := FreePort(tb), FreePort(tb), FreePort(tb)
+	writeFile(tb, config, fmt.Appendf(nil, ejabberdConfig, domain, certs.Both, certs.CA, port, tlsPort, apiPort))
 
 	s := &Server{
-		Name: "ejabberd", Domain: domain, Addr: loopback(port), CAFile: certs.CA,
-		iqLog: filepath.Join(dir, "iq.log"),
+		Name: "ejabberd", Domain: domain, Addr: loopback(port), DirectTLS: loopback(tlsPort),
+		CAFile: certs.CA, Chain: certs.Chain, iqLog: filepath.Join(dir, "iq.log"),
 	}
 	api := "http://" + loopback(apiPort) + "/api/"
 	s.register = func(tb testing.TB, a Account) {
@@ -60,20 +60,26 @@ func StartEjabberd(tb testing.TB) *Server {
 	}
 
 	output := &logBuffer{}
-	cmd := exec.Command(erl, "-noinput", "-pa", dir,
-		"-mnesia", "dir", fmt.Sprintf("%q", filepath.Join(dir, "mnesia")), "-s", "ejabberd")
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, output, output
 	showOnFailure(tb, "ejabberd's output", output.String)
 	showOnFailure(tb, "ejabberd's log", tailOf(log))
-	s.process = Launch(tb, "ejabberd", cmd)
-	awaitPort(tb, s.process, s.Addr, startLimit)
-	awaitPort(tb, s.process, loopback(apiPort), startLimit)
+	s.launch = func(tb testing.TB) *Process {
+		tb.Helper()
+		cmd := exec.Command(erl, "-noinput", "-pa", dir,
+			"-mnesia", "dir", fmt.Sprintf("%q", filepath.Join(dir, "mnesia")), "-s", "ejabberd")
+		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, output, output
+		p := Launch(tb, "ejabberd", cmd)
+		for _, addr := range []string{s.Addr, s.DirectTLS, loopback(apiPort)} {
+			awaitPort(tb, p, addr, startLimit)
+		}
+		return p
+	}
+	s.process = s.launch(tb)
 	return s
 }
 
 // ejabberdConfig takes the domain, the file with key and certificates, the
-// authority's file, the STARTTLS port and the port of the HTTP interface by
-// which accounts are made.
+// authority's file, the STARTTLS port, the TLS port and the port of the HTTP
+// interface by which accounts are made.
 const ejabberdConfig = `
 loglevel: info
 hosts: [%q]
@@ -87,6 +93,10 @@ listen:
     ip: 127.0.0.1
     module: ejabberd_c2s
     starttls_required: true
+  - port: %d
+    ip: 127.0.0.1
+    module: ejabberd_c2s
+    tls: true
   - port: %d
     ip: 127.0.0.1
     module: ejabberd_http

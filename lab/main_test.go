@@ -25,20 +25,30 @@ const programsVariable = "DTCP_LAB_PROGRAMS"
 var dtcpBinary, barePeerBinary string
 
 // TestMain takes the tests named TestLab… out of the run, unless they were
-// asked for, so that a plain go test says nothing of what it did not do.
+// asked for, and those named TestLabLong… unless -long asks for them too: a
+// plain go test says nothing of what it did not do.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if !*labFlag {
-		pattern := "^TestLab"
-		if skip := flag.Lookup("test.skip").Value.String(); skip != "" {
-			pattern += "|" + skip
-		}
-		if err := flag.Set("test.skip", pattern); err != nil {
-			panic(err)
-		}
-		os.Exit(m.Run())
+	switch {
+	case !*labFlag:
+		leaveOut("^TestLab")
+	case !*longFlag:
+		leaveOut("^TestLabLong")
 	}
-	os.Exit(runLab(m))
+	if *labFlag {
+		os.Exit(runLab(m))
+	}
+	os.Exit(m.Run())
+}
+
+// leaveOut adds a pattern to those of -skip.
+func leaveOut(pattern string) {
+	if skip := flag.Lookup("test.skip").Value.String(); skip != "" {
+		pattern += "|" + skip
+	}
+	if err := flag.Set("test.skip", pattern); err != nil {
+		panic(err)
+	}
 }
 
 // runLab builds the programs and runs the tests, this same program once more,

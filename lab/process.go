@@ -126,23 +126,35 @@ func exitStatus(tb testing.TB, name string, err error) int {
 
 // PeakRSS is the largest resident set the process has had so far, in bytes
 // (VmHWM). The process must still run.
-func (p *Process) PeakRSS() (int64, error) {
+func (p *Process) PeakRSS() (int64, error) { return p.memory("VmHWM:") }
+
+// RSS is the resident set of the process now, in bytes.
+func (p *Process) RSS() (int64, error) { return p.memory("VmRSS:") }
+
+// memory reads one line of the process's status in /proc.
+func (p *Process) memory(field string) (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(status)) {
-		rest, ok := strings.CutPrefix(line, "VmHWM:")
+		rest, ok := strings.CutPrefix(line, field)
 		if !ok {
 			continue
 		}
 		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("VmHWM %q: %w", rest, err)
+			return 0, fmt.Errorf("%s %q: %w", field, rest, err)
 		}
 		return kib << 10, nil
 	}
-	return 0, errors.New("no VmHWM: the process is ending")
+	return 0, fmt.Errorf("no line %s the process is ending", field)
+}
+
+// Files is the number of descriptors the process has open.
+func (p *Process) Files() (int64, error) {
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	return int64(len(files)), err
 }
 
 // CPU is the processor time the ended process and its reaped children used.

@@ -24,12 +24,12 @@ func StartProsody(tb testing.TB) *Server {
 	config := filepath.Join(dir, "prosody.cfg.lua")
 	log := filepath.Join(dir, "prosody.log")
 	data := filepath.Join(dir, "data")
-	port := FreePort(tb)
-	writeFile(tb, config, fmt.Appendf(nil, prosodyConfig, dir, port, domain))
+	port, tlsPort := FreePort(tb), FreePort(tb)
+	writeFile(tb, config, fmt.Appendf(nil, prosodyConfig, dir, port, tlsPort, domain))
 
 	s := &Server{
-		Name: "prosody", Domain: domain, Addr: loopback(port), CAFile: certs.CA,
-		iqLog: filepath.Join(dir, "iq.log"),
+		Name: "prosody", Domain: domain, Addr: loopback(port), DirectTLS: loopback(tlsPort),
+		CAFile: certs.CA, Chain: certs.Chain, iqLog: filepath.Join(dir, "iq.log"),
 	}
 	s.register = func(tb testing.TB, a Account) {
 		tb.Helper()
@@ -46,17 +46,23 @@ func StartProsody(tb testing.TB) *Server {
 	}
 
 	output := &logBuffer{}
-	cmd := exec.Command(prosody, "-F", "--config", config)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
-	cmd.Env = append(os.Environ(), "LAB_IQ_LOG="+s.iqLog)
 	showOnFailure(tb, "Prosody's output", output.String)
 	showOnFailure(tb, "Prosody's log", tailOf(log))
-	s.process = Launch(tb, "prosody", cmd)
-	awaitPort(tb, s.process, s.Addr, startLimit)
+	s.launch = func(tb testing.TB) *Process {
+		tb.Helper()
+		cmd := exec.Command(prosody, "-F", "--config", config)
+		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+		cmd.Env = append(os.Environ(), "LAB_IQ_LOG="+s.iqLog)
+		p := Launch(tb, "prosody", cmd)
+		awaitPort(tb, p, s.Addr, startLimit)
+		awaitPort(tb, p, s.DirectTLS, startLimit)
+		return p
+	}
+	s.process = s.launch(tb)
 	return s
 }
 
-// prosodyConfig takes the folder, the STARTTLS port and the domain.
+// prosodyConfig takes the folder, the STARTTLS port, the TLS port and the domain.
 const prosodyConfig = `
 local dir = %q
 run_as_root = true
@@ -69,7 +75,7 @@ modules_enabled = { "roster", "saslauth", "tls", "disco", "ping", "smacks", "car
 modules_disabled = { "s2s", "s2s_auth_certs" }
 interfaces = { "127.0.0.1" }
 c2s_ports = { %d }
-c2s_direct_tls_ports = {}
+c2s_direct_tls_ports = { %d }
 c2s_require_encryption = true
 authentication = "internal_hashed"
 ssl = { key = dir .. "/key.pem", certificate = dir .. "/chain.pem" }

@@ -25,12 +25,15 @@ var serverModules embed.FS
 // A Server is a running XMPP server that serves one domain on loopback and
 // offers SCRAM behind STARTTLS, which it demands.
 type Server struct {
-	Name   string // "prosody" or "ejabberd"
-	Domain string
-	Addr   string // of the STARTTLS port
-	CAFile string // PEM of the authority that signed the domain's certificate
+	Name      string // "prosody" or "ejabberd"
+	Domain    string
+	Addr      string // of the STARTTLS port
+	DirectTLS string // address of the port that speaks TLS at once (XEP-0368)
+	CAFile    string // PEM of the authority that signed the domain's certificate
+	Chain     string // PEM of the domain's certificate, and the authority's
 
 	process  *Process
+	launch   func(testing.TB) *Process // returns when every port answers
 	accounts atomic.Int64
 	iqLog    string
 	register func(testing.TB, Account)
@@ -72,6 +75,15 @@ func (s *Server) Account(tb testing.TB, name string) Account {
 	writeFile(tb, a.PasswordFile, []byte(a.Password+"\n"))
 	s.register(tb, a)
 	return a
+}
+
+// Stop ends the server, as a reboot of its machine would.
+func (s *Server) Stop() { s.process.Stop() }
+
+// Restart starts a stopped server again, with what it had stored.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.process = s.launch(tb)
 }
 
 // Befriend subscribes two accounts to each other's presence. Neither may be

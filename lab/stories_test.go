@@ -19,6 +19,8 @@ type story struct {
 var stories = []story{
 	{"login", tellLogin},
 	{"accounts", tellAccounts},
+	{"direct TLS", tellDirectTLS},
+	{"server's certificate", tellServerCertificate},
 	{"bare address", tellBareAddress},
 	{"own account", tellOwnAccount},
 	{"one round trip", tellOneRoundTrip},
