@@ -16,7 +16,6 @@ import (
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/memnet"
 	"github.com/dtcp-relay/dtcp/internal/wire"
-	"github.com/dtcp-relay/dtcp/xmpp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
@@ -25,7 +24,7 @@ import (
 // can do what no Endpoint would.
 type actor struct {
 	w        *world
-	session  *xmpp.Session
+	session  login
 	host     *memnet.Host
 	addr     netip.AddrPort // where it listens
 	listener net.Listener
@@ -52,7 +51,7 @@ func (w *world) stranger(name string, addr string) *actor {
 	return w.play(session, host)
 }
 
-func (w *world) play(session *xmpp.Session, host *memnet.Host) *actor {
+func (w *world) play(session login, host *memnet.Host) *actor {
 	w.t.Helper()
 	m := &actor{w: w, session: session, host: host, key: wire.NewKey(), heard: make(chan stanza.IQ, 64), gaveUp: make(chan stanza.IQ, 64)}
 	addrs, err := host.Addrs()

@@ -157,13 +157,20 @@ func (e *Endpoint) strangerMayHaveMore(r *Request) error {
 
 // refuse answers a request by an error.
 func (e *Endpoint) refuse(q stanza.IQ, r *Request, err error) {
+	if e.ctx.Err() != nil {
+		err = stanza.NewError(stanza.ServiceUnavailable, "") // whatever Allow made of its context's end
+	}
 	tracer{e.config.Trace}.refused(r, err)
 	e.reply(q.Fail(refusal(err)))
 }
 
 // reply sends an answer. If it cannot be sent the requester's timers speak.
 func (e *Endpoint) reply(q stanza.IQ) {
-	ctx, cancel := context.WithTimeout(e.ctx, sendTime)
+	ctx, d := e.ctx, sendTime
+	if ctx.Err() != nil { // Close waits for this
+		ctx, d = context.WithoutCancel(ctx), answerTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	_ = e.signaling.Send(ctx, q)
 }

@@ -28,6 +28,7 @@ type attempt struct {
 	ctx       context.Context
 	verdicts  chan actionKind // proceed, nominate, confirm, refuse, deliver: each once at the most
 	nominated bool            // the nomination was sent
+	place     bool            // it has a place among the streams that wait for Accept
 	refused   bool            // the verdict was refuse; owned by the session's loop
 	err       error           // why it ended; read by the session after died
 }
@@ -115,6 +116,22 @@ func (a *attempt) deadline(d time.Duration) error {
 	return a.ctx.Err() // it may have ended just before, and set a deadline that is now lost
 }
 
+// outwait waits for the first word of a requester that may have to hold our
+// connection until the iq-result has reached it (Section 1 of protocol.md).
+// After that the ordinary bound is in force again.
+func (a *attempt) outwait() error {
+	if a.s.role == requester {
+		return nil
+	}
+	if err := a.deadline(attemptTime); err != nil {
+		return err
+	}
+	if _, err := a.t.in.Peek(1); err != nil {
+		return err
+	}
+	return a.deadline(handshakeTime)
+}
+
 // reply sends a line after a wait.
 func (a *attempt) reply(command, argument string) error {
 	if err := a.deadline(answerTime); err != nil {
@@ -128,6 +145,9 @@ func (a *attempt) finish(err error) {
 	a.cancel()
 	if a.t != nil {
 		_ = a.t.rec.abort()
+	}
+	if a.place {
+		a.s.e.freePlace()
 	}
 	a.err = err
 	a.s.post(input{event: event{kind: died, id: a.id}, attempt: a})
@@ -207,6 +227,8 @@ func (a *attempt) extendedHandshake() error {
 			a.t.rec.queue(key) // the ClientHello goes right behind it
 		} else if _, err := a.t.rec.Write(key); err != nil {
 			return err
+		} else if err := a.outwait(); err != nil {
+			return err
 		}
 	}
 	began := time.Now()
@@ -265,10 +287,22 @@ func (a *attempt) awaitNomination() error {
 		return ErrProof
 	}
 	a.s.post(input{event: event{kind: nomination, id: a.id}})
-	if err := a.wait(confirm, attemptTime); err != nil {
+	if err := a.awaitConfirm(); err != nil {
 		return err
 	}
 	return a.reply(wire.OK, "")
+}
+
+// awaitConfirm waits for the session's word on a nomination, and for a place
+// among the streams that wait for Accept: what is answered ok must be held.
+func (a *attempt) awaitConfirm() error {
+	if err := a.wait(confirm, attemptTime); err != nil {
+		return err
+	}
+	if a.place = a.s.e.takePlace(); !a.place {
+		return a.other(refuse)
+	}
+	return nil
 }
 
 // stockHandshake is that of XEP-0046, with the final say of the requester in
@@ -303,12 +337,15 @@ func (a *attempt) stockHandshake() error {
 		return errNotDTCP
 	}
 	a.s.post(input{event: event{kind: nomination, id: a.id}})
-	return a.wait(confirm, attemptTime)
+	return a.awaitConfirm()
 }
 
 func (a *attempt) stockDialer() error {
 	// Encrypted whenever the other can.
 	if err := a.t.send(wire.StartTLS, ""); err != nil {
+		return err
+	}
+	if err := a.outwait(); err != nil {
 		return err
 	}
 	line, err := a.t.line()
@@ -327,6 +364,9 @@ func (a *attempt) stockDialer() error {
 	if err := a.t.send(wire.Key, a.s.peerKey); err != nil {
 		return err
 	}
+	if err := a.outwait(); err != nil {
+		return err
+	}
 	line, err = a.t.line()
 	switch {
 	case err != nil:
@@ -340,7 +380,7 @@ func (a *attempt) stockDialer() error {
 	}
 	if a.s.role == responder {
 		a.s.post(input{event: event{kind: nomination, id: a.id}})
-		return a.wait(confirm, attemptTime)
+		return a.awaitConfirm()
 	}
 	a.s.post(input{event: event{kind: proven, id: a.id}})
 	if err := a.wait(nominate, attemptTime); err != nil {

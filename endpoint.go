@@ -25,7 +25,7 @@ const (
 	maxSessions    = 1024 // in all, requests that wait for Allow among them
 	maxWaiting     = 128  // streams that wait for Accept
 	maxGreeting    = 256  // accepted connections that have named no key yet
-	maxRemembered  = 4096 // peers remembered as extended
+	maxRemembered  = 4096 // peers remembered as extended; with more, no peer is served as stock
 )
 
 // Endpoint makes streams for one XMPP login: it dials peers, answers requests
@@ -57,6 +57,7 @@ type Endpoint struct {
 	sessions    map[*session]struct{}
 	peers       map[jid.JID]int  // requests and sessions in negotiation, by bare JID
 	negotiating int              // their sum
+	places      int              // streams about to wait for Accept
 	released    chan struct{}    // closed at the next release
 	extended    map[jid.JID]bool // bare JIDs seen with <session/>
 	greeting    []*transport     // connections that have named no key yet, oldest first
@@ -308,6 +309,9 @@ func (e *Endpoint) forget(s *session) {
 // sawExtended remembers that a peer knows <session/>: it is never served as
 // stock again, for a server between could strip it.
 func (e *Endpoint) sawExtended(peer jid.JID) {
+	if e.config.AllowPlain == nil {
+		return // nobody is
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.extended) < maxRemembered {
@@ -318,7 +322,7 @@ func (e *Endpoint) sawExtended(peer jid.JID) {
 // plainAllowed reports whether a stock stream with the peer is allowed.
 func (e *Endpoint) plainAllowed(peer jid.JID) bool {
 	e.mu.Lock()
-	extended := e.extended[peer.Bare()]
+	extended := e.extended[peer.Bare()] || len(e.extended) == maxRemembered // who knows
 	e.mu.Unlock()
 	return !extended && e.config.AllowPlain != nil && e.config.AllowPlain(peer)
 }
@@ -426,18 +430,34 @@ func (e *Endpoint) Accept(ctx context.Context) (*Conn, error) {
 	}
 }
 
-// deliver hands a stream to Accept.
+// takePlace reserves a place among the streams that wait for Accept, for deliver
+// or freePlace.
+func (e *Endpoint) takePlace() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || len(e.waiting)+e.places >= cap(e.waiting) {
+		return false
+	}
+	e.places++
+	return true
+}
+
+func (e *Endpoint) freePlace() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.places--
+}
+
+// deliver hands a stream, which has a place, to Accept.
 func (e *Endpoint) deliver(c *Conn) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.closed {
-		select {
-		case e.waiting <- c:
-			return
-		default:
-		}
+	e.places--
+	if e.closed {
+		_ = c.Abort()
+		return
 	}
-	_ = c.Abort()
+	e.waiting <- c // never waits
 }
 
 // Close ends the listening and every negotiation and waits for all goroutines

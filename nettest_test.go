@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/nettest"
 
@@ -21,6 +22,9 @@ import (
 // switchboard is signalling without a server: it carries iqs between the users
 // of one test, stamps them, and pairs answers by address and id.
 type switchboard struct {
+	delay     time.Duration // from user to user
+	intercept func(from jid.JID, e stanza.Element) []stanza.Element
+
 	mu    sync.Mutex
 	users map[jid.JID]*user
 }
@@ -33,6 +37,8 @@ type user struct {
 	handler func(stanza.IQ)
 	asked   map[string]chan stanza.IQ
 	n       int
+	inbox   []stanza.IQ // on their way, oldest first
+	taking  sync.Mutex  // keeps them in order
 }
 
 func newSwitchboard() *switchboard { return &switchboard{users: map[jid.JID]*user{}} }
@@ -69,21 +75,56 @@ func (u *user) RoundTrip(ctx context.Context, q stanza.IQ) (stanza.IQ, error) {
 }
 
 func (u *user) Send(_ context.Context, q stanza.IQ) error {
-	u.board.mu.Lock()
-	to := u.board.users[q.To]
-	u.board.mu.Unlock()
-	if to == nil {
-		return stanza.NewError(stanza.ServiceUnavailable, "")
-	}
 	q.From = u.address
-	to.take(q)
+	if u.board.intercept == nil {
+		return u.board.pass(q)
+	}
+	for _, e := range u.board.intercept(u.address, q.Element(stanza.NSClient)) {
+		changed, err := stanza.ParseIQ(e)
+		if err := errors.Join(err, u.board.pass(changed)); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// pass brings an iq to where it goes.
+func (b *switchboard) pass(q stanza.IQ) error {
+	b.mu.Lock()
+	to := b.users[q.To]
+	b.mu.Unlock()
+	switch {
+	case to == nil:
+		return stanza.NewError(stanza.ServiceUnavailable, "")
+	case b.delay == 0:
+		to.take(q)
+		return nil
+	}
+	to.mu.Lock()
+	to.inbox = append(to.inbox, q)
+	to.mu.Unlock()
+	time.AfterFunc(b.delay, to.takeNext)
+	return nil
+}
+
+func (u *user) takeNext() {
+	u.taking.Lock()
+	defer u.taking.Unlock()
+	u.mu.Lock()
+	q := u.inbox[0]
+	u.inbox = u.inbox[1:]
+	u.mu.Unlock()
+	u.take(q)
 }
 
 func (u *user) take(q stanza.IQ) {
 	u.mu.Lock()
 	answer := u.asked[q.From.String()+q.ID]
-	delete(u.asked, q.From.String()+q.ID)
+	if q.Type == stanza.Result || q.Type == stanza.Failed {
+		delete(u.asked, q.From.String()+q.ID)
+	} else {
+		answer = nil
+	}
 	handler := u.handler
 	u.mu.Unlock()
 	switch {
@@ -91,6 +132,8 @@ func (u *user) take(q stanza.IQ) {
 		answer <- q
 	case handler != nil && q.Type != stanza.Result:
 		handler(q)
+	case q.Type == stanza.Set:
+		_ = u.board.pass(q.Fail(stanza.NewError(stanza.ServiceUnavailable, "")))
 	}
 }
 

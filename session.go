@@ -193,7 +193,7 @@ func (s *session) note(in input) {
 		}
 		if a == s.winner {
 			s.winner = nil
-			s.fail(a.err)
+			s.fail(s.lost(a.err))
 			return
 		}
 		if errors.Is(a.err, errLetGo) || errors.Is(a.err, context.Canceled) {
@@ -274,6 +274,15 @@ func (s *session) fail(err error) {
 	s.setCause(err)
 	close(s.failed)
 	s.trace.ended(s.stream, time.Since(s.began), s.cause)
+}
+
+// lost is the error of a negotiation whose chosen path died before it was
+// handed over, most often because nobody wants it any more.
+func (s *session) lost(err error) error {
+	if cause := context.Cause(s.ctx); cause != nil {
+		err = cause
+	}
+	return &NoPathError{Peer: s.peer, Err: err}
 }
 
 // noPath gathers every candidate tried and what became of it.

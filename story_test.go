@@ -27,6 +27,7 @@ type world struct {
 	server *rendezvous.Server
 	at     netip.AddrPort // of the server
 	roots  *x509.CertPool // of the server
+	board  *switchboard   // in place of a server
 	a, b   *peer
 	iqs    atomic.Int64 // iqs from one user to the other
 }
@@ -35,10 +36,19 @@ type peer struct {
 	w       *world
 	name    string
 	host    *memnet.Host
-	session *xmpp.Session
+	session login
 	*dtcp.Endpoint
 	config dtcp.Config
 }
+
+// login is how a user of a world signals.
+type login interface {
+	dtcp.Signaling
+	Close() error
+}
+
+// Close makes a user of a switchboard a login.
+func (u *user) Close() error { return nil }
 
 // link says how far A, B and the server are from one another. signal is one way
 // from user to user through the server, trip a round trip between the users.
@@ -50,6 +60,7 @@ type options struct {
 	ipv6      bool                                                  // nobody has an IPv4 address
 	config    func(*peer)                                           // changes the configuration of an Endpoint
 	intercept func(from jid.JID, e stanza.Element) []stanza.Element // has the server lie
+	noServer  bool                                                  // a switchboard in its place, for what is told often
 }
 
 const password = "correct horse"
@@ -65,41 +76,15 @@ func story(t *testing.T, o options, f func(w *world)) {
 			addresses = []string{"2001:db8:5::1", "2001:db8:1::1", "2001:db8:2::1"}
 		}
 		w.at = netip.AddrPortFrom(netip.MustParseAddr(addresses[0]), 5222)
-		serverHost := w.net.Host("server", w.at.Addr())
 		w.a = &peer{w: w, name: "alice", host: w.net.Host("A", netip.MustParseAddr(addresses[1]))}
 		w.b = &peer{w: w, name: "bob", host: w.net.Host("B", netip.MustParseAddr(addresses[2]))}
-		w.net.SetLatency(w.a.host, serverHost, o.signal/2)
-		w.net.SetLatency(w.b.host, serverHost, o.signal/2)
 		w.net.SetLatency(w.a.host, w.b.host, o.trip/2)
-
-		certificate, err := rendezvous.SelfSigned("example.org", time.Now())
-		w.check(err)
-		w.server, err = rendezvous.New(rendezvous.Config{
-			Domain: "example.org", Certificate: certificate, Iterations: 4096,
-			Intercept: func(from jid.JID, e stanza.Element) []stanza.Element {
-				if to, err := jid.Parse(e.Attr("to")); err == nil && to.IsFull() && e.Name.Local == "iq" {
-					w.iqs.Add(1)
-				}
-				if o.intercept != nil {
-					return o.intercept(from, e)
-				}
-				return []stanza.Element{e}
-			},
-		})
-		w.check(err)
-		listener, err := serverHost.Listen(t.Context(), w.at)
-		w.check(err)
-		served := make(chan error, 1)
-		go func() { served <- w.server.Serve(listener) }()
-		leaf, err := x509.ParseCertificate(certificate.Certificate[0])
-		w.check(err)
-		w.roots = x509.NewCertPool()
-		w.roots.AddCert(leaf)
-		// Whatever fails, nothing that would keep the bubble alive may remain.
-		defer func() {
-			w.check(w.server.Close())
-			<-served
-		}()
+		if o.noServer {
+			w.board = newSwitchboard()
+			w.board.delay, w.board.intercept = o.signal, o.intercept
+		} else {
+			defer w.serve(o)()
+		}
 		for _, p := range []*peer{w.a, w.b} {
 			p.session = w.login(p.name, p.host)
 			defer p.session.Close()
@@ -110,6 +95,7 @@ func story(t *testing.T, o options, f func(w *world)) {
 			if o.config != nil {
 				o.config(p)
 			}
+			var err error
 			p.Endpoint, err = dtcp.NewEndpoint(p.session, &p.config)
 			w.check(err)
 			defer func() {
@@ -123,9 +109,48 @@ func story(t *testing.T, o options, f func(w *world)) {
 	})
 }
 
-// login logs a user in from a host, after making the account.
-func (w *world) login(name string, host *memnet.Host) *xmpp.Session {
+// serve runs the XMPP server.
+func (w *world) serve(o options) (stop func()) {
 	w.t.Helper()
+	host := w.net.Host("server", w.at.Addr())
+	w.net.SetLatency(w.a.host, host, o.signal/2)
+	w.net.SetLatency(w.b.host, host, o.signal/2)
+	certificate, err := rendezvous.SelfSigned("example.org", time.Now())
+	w.check(err)
+	w.server, err = rendezvous.New(rendezvous.Config{
+		Domain: "example.org", Certificate: certificate, Iterations: 4096,
+		Intercept: func(from jid.JID, e stanza.Element) []stanza.Element {
+			if to, err := jid.Parse(e.Attr("to")); err == nil && to.IsFull() && e.Name.Local == "iq" {
+				w.iqs.Add(1)
+			}
+			if o.intercept != nil {
+				return o.intercept(from, e)
+			}
+			return []stanza.Element{e}
+		},
+	})
+	w.check(err)
+	listener, err := host.Listen(w.t.Context(), w.at)
+	w.check(err)
+	served := make(chan error, 1)
+	go func() { served <- w.server.Serve(listener) }()
+	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
+	w.check(err)
+	w.roots = x509.NewCertPool()
+	w.roots.AddCert(leaf)
+	// Whatever fails, nothing that would keep the bubble alive may remain.
+	return func() {
+		w.check(w.server.Close())
+		<-served
+	}
+}
+
+// login logs a user in from a host, after making the account.
+func (w *world) login(name string, host *memnet.Host) login {
+	w.t.Helper()
+	if w.board != nil {
+		return w.board.user(name + "@example.org/test")
+	}
 	w.check(w.server.SetAccount(name, password))
 	s, err := xmpp.Connect(w.t.Context(), &xmpp.Config{
 		JID: jid.MustParse(name + "@example.org/test"), Password: password, Server: w.at.String(),
