@@ -155,7 +155,6 @@ func (a *attempt) finish(err error) {
 
 // reason makes of an error what became of the candidate.
 func (a *attempt) reason(err error) error {
-	var alert tls.AlertError
 	switch {
 	case a.ctx.Err() != nil && a.nominated:
 		return errNoReply
@@ -165,7 +164,7 @@ func (a *attempt) reason(err error) error {
 		return errSilent
 	case err == io.EOF:
 		return errNoNotify
-	case errors.As(err, &alert) && (alert == alertBadCertificate || alert == alertAccessDenied):
+	case alerted(err, alertBadCertificate), alerted(err, alertAccessDenied):
 		return errCertRefused
 	}
 	return err
@@ -176,6 +175,13 @@ const (
 	alertBadCertificate tls.AlertError = 42
 	alertAccessDenied   tls.AlertError = 49
 )
+
+// alerted reports whether err is this alert of the other end. crypto/tls has no
+// exported type for it (tls.AlertError is QUIC's) but its text.
+func alerted(err error, alert tls.AlertError) bool {
+	var e *net.OpError
+	return errors.As(err, &e) && e.Op == "remote error" && e.Err.Error() == alert.Error()
+}
 
 // wait waits for one verdict.
 func (a *attempt) wait(want actionKind, d time.Duration) error {
@@ -197,29 +203,36 @@ func (a *attempt) wait(want actionKind, d time.Duration) error {
 // other is what a verdict means where another was hoped for.
 func (a *attempt) other(got actionKind) error {
 	if got == refuse {
-		if err := a.deadline(answerTime); err == nil {
-			a.sayError()
-		}
+		a.sayError()
 		return errDeclined
 	}
 	return fmt.Errorf("verdict %d out of turn", got)
 }
 
-// sayError answers a nomination by error and waits for the other end to be
-// done: a reset right behind the line would destroy it on systems other than
-// Linux. The deadline is the caller's.
+// sayError answers a nomination by error.
 func (a *attempt) sayError() {
-	if a.t.send(wire.Error, "") != nil {
-		return
+	if a.deadline(answerTime) == nil && a.t.send(wire.Error, "") == nil {
+		a.hangUp()
 	}
-	if c, ok := a.t.rec.Conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+}
+
+// hangUp waits until the other end has taken the reason why this one ends the
+// connection: a reset right behind that would destroy it on systems other than
+// Linux.
+func (a *attempt) hangUp() {
+	c, ok := a.t.rec.Conn.(interface{ CloseWrite() error })
+	if ok && a.deadline(hangUpTime) == nil && c.CloseWrite() == nil {
 		_, _ = io.CopyN(io.Discard, a.t.rec.r, readSize) // as much as an honest peer never sends
 	}
 }
 
+// hangUpTime bounds that.
+const hangUpTime = time.Second
+
 // extendedHandshake is Section 2 of protocol.md, 1 to 4. On success the
 // connection carries the stream.
 func (a *attempt) extendedHandshake() error {
+	a.t.rec.first = firstByte("")
 	if a.dialed {
 		key := wire.Line{Command: wire.Key, Argument: a.s.peerKey}.Append(nil)
 		a.t.rec.first = firstByte(a.s.key)
@@ -233,6 +246,13 @@ func (a *attempt) extendedHandshake() error {
 	}
 	began := time.Now()
 	if err := a.t.secure(a.s.role == requester, sessionTLS(a.s.e.certificate, a.s.checkCertificate)); err != nil {
+		var refused *verifyError
+		if errors.As(err, &refused) || errors.Is(err, ErrFingerprint) {
+			a.hangUp() // behind the alert that says so
+		}
+		if refused != nil {
+			a.s.cancel(refused.error)
+		}
 		return err
 	}
 	a.s.trace.ready(a.s.stream, a.path())
@@ -281,9 +301,7 @@ func (a *attempt) awaitNomination() error {
 	case err != nil:
 		return err
 	case line.Command != wire.OK || !a.s.agreed.Verify(a.t.tls.ConnectionState(), line.Argument):
-		if err := a.deadline(answerTime); err == nil {
-			a.sayError()
-		}
+		a.sayError()
 		return ErrProof
 	}
 	a.s.post(input{event: event{kind: nomination, id: a.id}})

@@ -367,11 +367,18 @@ func (s *session) checkCertificate(c *x509.Certificate) error {
 		s.verdict = verify(Peer{JID: s.peer, Fingerprint: s.peerSession.fingerprint, Ephemeral: s.peerSession.ephemeral, Certificate: c})
 		if s.verdict != nil {
 			s.setCause(&PeerError{Peer: s.peer, Err: s.verdict})
-			s.cancel(s.verdict)
 		}
 	}
-	return s.verdict
+	if s.verdict != nil {
+		return &verifyError{s.verdict}
+	}
+	return nil
 }
+
+// verifyError is VerifyPeer's. It ends the session, when the peer was told.
+type verifyError struct{ error }
+
+func (e *verifyError) Unwrap() error { return e.error }
 
 // refusal makes the answer to a request that is refused.
 func refusal(err error) *stanza.Error {

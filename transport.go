@@ -85,19 +85,20 @@ func (t *transport) interrupt(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { _ = t.rec.Conn.SetDeadline(time.Unix(1, 0)) })
 }
 
-// firstByte returns the check of what the other end of a dialed connection
-// sends first (Section 2 of protocol.md, 2): TLS, a crossing connection's key
-// line, which must name ownKey and is skipped, or a refusal.
+// firstByte returns the check of what the other end sends first, or behind its
+// key line if it dialed (Section 2 of protocol.md, 2): TLS, or a refusal. On a
+// connection that was dialed from here, for which ownKey is given, it may also
+// be a crossing connection's key line, which must name that key and is skipped.
 func firstByte(ownKey string) func(*bufio.Reader) error {
 	return func(r *bufio.Reader) error {
 		b, err := r.Peek(1)
 		if err != nil {
 			return err
 		}
-		switch b[0] {
-		case 0x15, 0x16: // an alert, a handshake (RFC 8446, 5.1)
+		switch {
+		case b[0] == 0x15, b[0] == 0x16: // an alert, a handshake (RFC 8446, 5.1)
 			return nil
-		case 'k':
+		case b[0] == 'k' && ownKey != "":
 			line, err := wire.NewReader(r).Line()
 			if err != nil {
 				return err
@@ -106,7 +107,7 @@ func firstByte(ownKey string) func(*bufio.Reader) error {
 				return errWrongKey
 			}
 			return nil
-		case 'e':
+		case b[0] == 'e':
 			return errUnknownKey
 		}
 		return errNotDTCP
