@@ -203,15 +203,15 @@ func (a *attempt) wait(want actionKind, d time.Duration) error {
 // other is what a verdict means where another was hoped for.
 func (a *attempt) other(got actionKind) error {
 	if got == refuse {
-		a.sayError()
+		a.sayError("")
 		return errDeclined
 	}
 	return fmt.Errorf("verdict %d out of turn", got)
 }
 
-// sayError answers a nomination by error.
-func (a *attempt) sayError() {
-	if a.deadline(answerTime) == nil && a.t.send(wire.Error, "") == nil {
+// sayError answers a nomination by error, with a reason or "".
+func (a *attempt) sayError(why string) {
+	if a.deadline(answerTime) == nil && a.t.send(wire.Error, why) == nil {
 		a.hangUp()
 	}
 }
@@ -300,8 +300,11 @@ func (a *attempt) awaitNomination() error {
 	switch {
 	case err != nil:
 		return err
+	case line.Command == wire.Move:
+		a.sayError(wire.Gone)
+		return errNotDTCP
 	case line.Command != wire.OK || !a.s.agreed.Verify(a.t.tls.ConnectionState(), line.Argument):
-		a.sayError()
+		a.sayError("")
 		return ErrProof
 	}
 	a.s.post(input{event: event{kind: nomination, id: a.id}})

@@ -19,8 +19,8 @@ const (
 	relayWaitLong = time.Second // while a direct connection is in its handshake
 )
 
-// maxUnfinished is how many accepted connections of one session may be in
-// their handshake; beyond that the oldest is dropped (Section 2 of protocol.md).
+// maxUnfinished is how many accepted connections of one session may be short of
+// a nomination; beyond that the oldest is dropped (Section 2 of protocol.md).
 const maxUnfinished = 32
 
 type role uint8
@@ -107,6 +107,7 @@ type event struct {
 	direct   bool          // arrived
 	trip     time.Duration // proven: the connection's round trip
 	targets  []connection  // begun: what we dial, ids and direct set
+	nothing  bool          // begun: the peer offered nothing to dial
 	peerIdle bool          // begun: we offered nothing, so the peer has nothing to dial
 }
 
@@ -273,7 +274,7 @@ func (d *decision) begin(e event) {
 	d.phase = racing
 	d.limit = d.now.Add(attemptTime)
 	d.peerGaveUp = d.peerGaveUp || e.peerIdle
-	d.gaveUp = len(e.targets) == 0
+	d.gaveUp = e.nothing // it goes without saying
 	for i := range d.connections {
 		if c := &d.connections[i]; c.stage == waiting {
 			c.stage = shaking
@@ -290,7 +291,7 @@ func (d *decision) begin(e event) {
 func (d *decision) arrive(e event) {
 	unfinished, oldest := 0, (*connection)(nil)
 	for i := range d.connections {
-		if c := &d.connections[i]; !c.dialed && (c.stage == waiting || c.stage == shaking) {
+		if c := &d.connections[i]; !c.dialed && (c.stage == waiting || c.stage == shaking || c.stage == ready) {
 			if unfinished++; oldest == nil {
 				oldest = c
 			}

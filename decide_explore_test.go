@@ -211,7 +211,7 @@ func (w world) linkSteps(t *testing.T, i int, l link, step func(string, func(*wo
 
 // begin makes the event that starts a side's dials.
 func (w *world) begin(side role) event {
-	e := event{kind: begun, peerIdle: w.targets[1-side] == 0}
+	e := event{kind: begun, nothing: w.targets[side] == 0, peerIdle: w.targets[1-side] == 0}
 	for range w.targets[side] {
 		w.fresh[side]++
 		e.targets = append(e.targets, connection{id: w.fresh[side], direct: true})

@@ -38,7 +38,7 @@ func (p *play) take(e event) *play {
 
 // begin starts the race with direct targets 1 to direct and relays after them.
 func (p *play) begin(direct, relays int) *play {
-	e := event{kind: begun}
+	e := event{kind: begun, nothing: direct+relays == 0}
 	for i := range direct + relays {
 		e.targets = append(e.targets, connection{id: i + 1, direct: i < direct})
 	}
@@ -156,7 +156,10 @@ func TestDecideEnds(t *testing.T) {
 		newPlay(t, requester).begin(1, 0).is(gone, 0).wantOut("dial 1").is(died, 1).wantOut("say gone", "fail")
 	})
 	t.Run("at once when neither side offered anything", func(t *testing.T) {
-		newPlay(t, requester).take(event{kind: begun, peerIdle: true}).wantOut("fail")
+		newPlay(t, requester).take(event{kind: begun, nothing: true, peerIdle: true}).wantOut("fail")
+	})
+	t.Run("not in silence when the peer offered what must not be dialed", func(t *testing.T) {
+		newPlay(t, responder).take(event{kind: begun}).wantOut("say gone").is(gone, 0).wantOut("fail")
 	})
 	t.Run("not while a connection is alive that the peer made before it gave up", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 0).take(event{kind: arrived, id: 20, direct: true}).wantOut("dial 1", "proceed 20").
@@ -177,12 +180,16 @@ func TestDecideEnds(t *testing.T) {
 	})
 }
 
-// TestDecideDropsOldest: a stranger who has the key costs a bounded number of
-// connections, and a bounded list.
+// TestDecideDropsOldest: a stranger who has the key, and a peer who proves
+// himself again and again, cost a bounded number of connections, and a bounded
+// list.
 func TestDecideDropsOldest(t *testing.T) {
 	p := newPlay(t, responder).begin(0, 0)
 	for id := 20; id < 20+1000; id++ {
 		p.take(event{kind: arrived, id: id, direct: true})
+		if id%2 == 0 {
+			p.is(proven, id)
+		}
 	}
 	resets := 0
 	for _, o := range p.out {

@@ -97,7 +97,7 @@ func (s *session) begin(peer offer, rules dialRules) {
 	if s.extended() {
 		s.agreed.Features = inForce(s.own.session.features, peer.session.features)
 	}
-	e := event{kind: begun, peerIdle: len(s.own.candidates()) == 0}
+	e := event{kind: begun, nothing: len(peer.candidates()) == 0, peerIdle: len(s.own.candidates()) == 0}
 	for _, c := range peer.candidates() {
 		if err := rules.check(c); err != nil {
 			s.skipped = append(s.skipped, Attempt{Candidate: c, Err: err})

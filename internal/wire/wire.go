@@ -43,6 +43,11 @@ const (
 	OK       = "ok"
 	Error    = "error"
 	StartTLS = "starttls"
+
+	// Move is reserved for streams that change their path, and answered
+	// error:gone until then (Section 2 of protocol.md, 4).
+	Move = "move"
+	Gone = "gone"
 )
 
 // Errors of [Reader.Line], to be told apart with [errors.Is].
