@@ -1,0 +1,218 @@
+package transfer
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"io/fs"
+	"strings"
+	"time"
+)
+
+// Types of entries (Section 4 of transfer.md).
+const (
+	typeFile   = 0
+	typeFolder = 1
+	typeLink   = 2
+	typeStream = 3
+)
+
+// An entry is one file, folder, link or stream of an offer. Entries are kept in
+// slices of up to Limits.Entries: small, and without pointers but the two
+// strings.
+type entry struct {
+	name   string // one component
+	target string // of a link
+	size   int64  // of a file; of a stream, what came
+	sec    int64  // modification time
+	nsec   int32
+	parent int32 // its folder, as an index; -1 at the top
+	mode   uint16
+	typ    uint8
+	depth  uint8 // folders around it
+	status Status
+}
+
+func (e *entry) mtime() time.Time { return time.Unix(e.sec, int64(e.nsec)) }
+
+// hasData is true for what comes as bytes.
+func (e *entry) hasData() bool { return e.typ == typeFile || e.typ == typeStream }
+
+// pathOf is the name of entry i with those of its folders, by slashes.
+func pathOf(entries []entry, i int) string {
+	e := &entries[i]
+	if e.parent < 0 {
+		return e.name
+	}
+	parts := make([]string, int(e.depth)+1)
+	for at := len(parts) - 1; at >= 0; at-- {
+		parts[at] = entries[i].name
+		i = int(entries[i].parent)
+	}
+	return strings.Join(parts, "/")
+}
+
+// fileOf is what a caller is told of entry i.
+func fileOf(entries []entry, i int) File {
+	e := &entries[i]
+	mode := [...]fs.FileMode{0, fs.ModeDir, fs.ModeSymlink, fs.ModeNamedPipe}[e.typ]
+	return File{Name: clean(pathOf(entries, i)), Type: mode, Size: e.size, Status: e.status}
+}
+
+// appendEntry writes e as Section 4 of transfer.md says.
+func appendEntry(b []byte, e *entry) []byte {
+	b = append(b, e.typ)
+	b = binary.AppendUvarint(b, uint64(e.parent+1))
+	b = binary.AppendUvarint(b, uint64(len(e.name)))
+	b = append(b, e.name...)
+	b = binary.AppendUvarint(b, uint64(e.mode))
+	b = binary.AppendVarint(b, e.sec)
+	b = binary.AppendUvarint(b, uint64(e.nsec))
+	switch e.typ {
+	case typeFile:
+		b = binary.AppendUvarint(b, uint64(e.size))
+	case typeLink:
+		b = binary.AppendUvarint(b, uint64(len(e.target)))
+		b = append(b, e.target...)
+	}
+	return b
+}
+
+// maxEntry is more than the longest entry takes.
+const maxEntry = 64 + maxName + maxTarget
+
+// A manifest is an offer as it comes in, entry by entry.
+type manifest struct {
+	limits  Limits
+	entries []entry
+	refused map[int]error // entries that will not be stored, by index
+	bytes   int64         // of all files
+	size    int           // of the frames so far
+	seed    maphash.Seed
+	seen    map[sibling]struct{}
+}
+
+// sibling is a name as far as equality in one folder goes: the hash of its
+// fold, with a seed of this transfer's own. Two names that are not equal meet
+// about once in 10^9 transfers of the largest size, and the second one is then
+// refused.
+type sibling struct {
+	parent int32
+	fold   uint64
+}
+
+func newManifest(limits Limits) *manifest {
+	return &manifest{limits: limits.filled(), refused: make(map[int]error), seed: maphash.MakeSeed(), seen: make(map[sibling]struct{})}
+}
+
+// add reads the entries of one frame.
+func (m *manifest) add(payload []byte) error {
+	m.size += len(payload)
+	// One string for all names of the frame.
+	text := string(payload)
+	f := fields{b: payload}
+	cut := func() string {
+		n := f.number()
+		at := len(payload) - len(f.b)
+		if f.bytes(n); f.bad {
+			return ""
+		}
+		return text[at : at+int(n)]
+	}
+	for len(f.b) > 0 {
+		e := entry{typ: f.bytes(1)[0], parent: -1}
+		parent := f.number()
+		e.name = cut()
+		mode := f.number()
+		e.sec = f.signed()
+		nsec := f.number()
+		switch e.typ {
+		case typeFile:
+			e.size = f.size()
+		case typeLink:
+			e.target = cut()
+		case typeFolder, typeStream:
+		default:
+			return protocolError("an entry of unknown type %d", e.typ)
+		}
+		if f.bad || nsec > 999_999_999 {
+			return protocolError("a malformed entry")
+		}
+		e.mode, e.nsec = uint16(mode&0o777), int32(nsec)
+		if parent > 0 {
+			if parent > uint64(len(m.entries)) || m.entries[parent-1].typ != typeFolder {
+				return protocolError("an entry in a folder that there is not")
+			}
+			e.parent = int32(parent - 1)
+			if depth := int(m.entries[e.parent].depth) + 1; depth < 255 {
+				e.depth = uint8(depth)
+			} else {
+				return m.limits.check(0, 0, 256)
+			}
+		}
+		if err := m.limits.check(len(m.entries)+1, m.size, int(e.depth)+1); err != nil {
+			return err
+		}
+		if e.size > 1<<62-m.bytes {
+			return protocolError("files of more than %d bytes", int64(1)<<62)
+		}
+		m.bytes += e.size
+		m.entries = append(m.entries, e)
+		m.judge(len(m.entries) - 1)
+	}
+	return nil
+}
+
+// judge refuses entry i if its name, its target or its folder is unfit.
+func (m *manifest) judge(i int) {
+	e := &m.entries[i]
+	err := checkName(e.name)
+	if err == nil && e.parent >= 0 {
+		err = m.refused[int(e.parent)]
+	}
+	if err == nil {
+		key := sibling{e.parent, maphash.String(m.seed, fold(e.name))}
+		if _, taken := m.seen[key]; taken {
+			err = errNameTaken
+		}
+		m.seen[key] = struct{}{}
+	}
+	if err == nil && e.typ == typeLink {
+		err = checkTarget(e.target, int(e.depth))
+	}
+	if err != nil {
+		m.refused[i] = err
+	}
+}
+
+// offer is what a person is asked about. Room and Present are for others to
+// fill in.
+func (m *manifest) offer(from string) *Offer {
+	const names = 100
+	o := &Offer{From: from, Room: -1, Refused: len(m.refused)}
+	for i := range m.entries {
+		e := &m.entries[i]
+		if m.refused[i] != nil {
+			continue
+		}
+		switch e.typ {
+		case typeFolder:
+			o.Folders++
+		case typeLink:
+			o.Links++
+		case typeStream:
+			o.Files++
+			o.Streams++
+		default:
+			o.Files++
+			o.Bytes += e.size
+		}
+		if e.parent < 0 {
+			if len(o.Names) < names {
+				o.Names = append(o.Names, e.name)
+			} else {
+				o.More++
+			}
+		}
+	}
+	return o
+}
