@@ -145,7 +145,7 @@ func TestCloseEndpoint(t *testing.T) {
 				return ctx.Err()
 			}
 		}
-		story(t, options{link: l, config: config}, func(w *world) {
+		story(t, options{link: l, config: config, noServer: true}, func(w *world) {
 			result := w.a.dial(w.patience(), w.b)
 			<-time.After(time.Second)
 			w.check(w.b.Close())
@@ -157,7 +157,7 @@ func TestCloseEndpoint(t *testing.T) {
 		})
 	})
 	t.Run("while connections say nothing", func(t *testing.T) {
-		story(t, options{link: l}, func(w *world) {
+		story(t, options{link: l, noServer: true}, func(w *world) {
 			m := w.stranger("mallory", "203.0.113.66")
 			k := m.dial(w.a.listening())
 			k.say("key:")
@@ -178,7 +178,7 @@ func TestLateAnswer(t *testing.T) {
 			return nil
 		}
 	}
-	story(t, options{link: l, config: config}, func(w *world) {
+	story(t, options{link: l, config: config, noServer: true}, func(w *world) {
 		ctx, cancel := context.WithTimeout(w.patience(), 10*time.Second)
 		defer cancel()
 		result := w.a.dial(ctx, w.b)
@@ -249,7 +249,7 @@ func TestHeld(t *testing.T) {
 					<-time.After(delay)
 				}
 			})
-			story(t, options{link: l, intercept: slow}, func(w *world) {
+			story(t, options{link: l, intercept: slow, noServer: true}, func(w *world) {
 				w.b.host.Firewall(memnet.Drop)
 				near, far, after := w.a.stream(w.b)
 				if want := delay + l.trip*3/2; after != want {

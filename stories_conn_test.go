@@ -99,7 +99,7 @@ func TestStreamEnds(t *testing.T) {
 	told := 0
 	for _, s := range stories {
 		t.Run(s.name, func(t *testing.T) {
-			story(t, options{link: l}, func(w *world) {
+			story(t, options{link: l, noServer: true}, func(w *world) {
 				near, far, _ := w.a.stream(w.b)
 				_, err := near.Write([]byte("half of it"))
 				w.check(err)
@@ -207,7 +207,7 @@ func TestCloseWaits(t *testing.T) {
 	told := 0
 	for _, s := range stories {
 		t.Run(s.name, func(t *testing.T) {
-			story(t, options{link: l}, func(w *world) {
+			story(t, options{link: l, noServer: true}, func(w *world) {
 				near, far, _ := w.a.stream(w.b)
 				var pending []<-chan error
 				if s.before != nil {
@@ -283,7 +283,7 @@ func wantClosed(t *testing.T, c *dtcp.Conn) {
 func TestTail(t *testing.T) {
 	for name, discards := range map[string]bool{"resets keep what has arrived": false, "resets discard it": true} {
 		t.Run(name, func(t *testing.T) {
-			story(t, options{link: links[0]}, func(w *world) {
+			story(t, options{link: links[0], noServer: true}, func(w *world) {
 				w.net.ResetDiscards(discards)
 				near, far, _ := w.a.stream(w.b)
 				writing := ending(func() error { // ends when A has closed
@@ -315,7 +315,7 @@ func TestTail(t *testing.T) {
 // TestSilence: deadlines pass to the nanosecond while a host is silent, and
 // the stream goes on whole when it is back.
 func TestSilence(t *testing.T) {
-	story(t, options{link: links[0]}, func(w *world) {
+	story(t, options{link: links[0], noServer: true}, func(w *world) {
 		near, far, _ := w.a.stream(w.b)
 		w.b.host.Silence(true)
 		want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
@@ -354,7 +354,7 @@ func TestSilence(t *testing.T) {
 
 // TestStreamsOutliveTheirEndpoint: Close of an Endpoint is about those to come.
 func TestStreamsOutliveTheirEndpoint(t *testing.T) {
-	story(t, options{link: links[0]}, func(w *world) {
+	story(t, options{link: links[0], noServer: true}, func(w *world) {
 		near, far, _ := w.a.stream(w.b)
 		waiting := w.a.dial(w.patience(), w.b)
 		d := <-waiting

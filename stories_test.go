@@ -34,7 +34,7 @@ func TestNobodyCanAccept(t *testing.T) {
 		for _, asks := range []string{"A", "B"} {
 			for _, l := range links {
 				t.Run(tt.name+", "+asks+" asks", func(t *testing.T) {
-					story(t, options{link: l}, func(w *world) {
+					story(t, options{link: l, noServer: true}, func(w *world) {
 						w.a.host.Firewall(tt.a)
 						w.b.host.Firewall(tt.b)
 						req, res := w.peer(asks), w.b
@@ -75,7 +75,7 @@ func TestSilentListener(t *testing.T) {
 		for _, accepts := range []string{"A", "B"} {
 			t.Run(asks+" asks, "+accepts+" accepts, behind a silent candidate", func(t *testing.T) {
 				lie := func(_ string, q *query) { q.candidates = append([]dtcp.Candidate{hole}, q.candidates...) }
-				story(t, options{link: l, intercept: lying(lie)}, func(w *world) {
+				story(t, options{link: l, intercept: lying(lie), noServer: true}, func(w *world) {
 					silent := w.stranger("hole", "203.0.113.1")
 					count := silent.acceptAll()
 					req, res, want := w.a, w.b, 2*l.signal+l.trip*5/2
@@ -99,7 +99,7 @@ func TestSilentListener(t *testing.T) {
 	}
 	for name, givesUp := range map[string]bool{"alone, and the peer dials no more": true, "alone": false} {
 		t.Run(name, func(t *testing.T) {
-			story(t, options{link: l}, func(w *world) {
+			story(t, options{link: l, noServer: true}, func(w *world) {
 				b := w.b.instead()
 				count := b.acceptAll()
 				result := w.a.dial(w.patience(), w.b)
@@ -134,7 +134,7 @@ func TestBothWin(t *testing.T) {
 				}
 			}}
 		}
-		story(t, options{link: l, config: config}, func(w *world) {
+		story(t, options{link: l, config: config, noServer: true}, func(w *world) {
 			near, far, after := w.a.stream(w.b)
 			if ready["A"].Load() != 2 || at[0] != at[1] {
 				t.Fatalf("%d paths are ready, at %v; want two at once", ready["A"].Load(), at)
@@ -156,7 +156,7 @@ func TestBothWin(t *testing.T) {
 // it, and the other one carries the stream.
 func TestWinnerDies(t *testing.T) {
 	l := links[0]
-	story(t, options{link: l}, func(w *world) {
+	story(t, options{link: l, noServer: true}, func(w *world) {
 		began := time.Now()
 		result := w.a.dial(w.patience(), w.b)
 		// A's own connection is proven first, and nominated at once; the one that
@@ -196,7 +196,7 @@ func TestOkIsLost(t *testing.T) {
 					p.config.Network = mute{p.host}
 				}
 			}
-			story(t, options{link: l, config: config}, func(w *world) {
+			story(t, options{link: l, config: config, noServer: true}, func(w *world) {
 				w.net.ResetDiscards(discards)
 				result := w.a.dial(w.patience(), w.b)
 				far, err := w.b.Accept(w.patience())
