@@ -113,7 +113,16 @@ func TestNeverDialed(t *testing.T) {
 						}
 					}}
 				}
-				story(t, options{config: config, noServer: true}, func(w *world) {
+				var order []string // of what A says
+				watch := func(from jid.JID, e stanza.Element) []stanza.Element {
+					mu.Lock()
+					defer mu.Unlock()
+					if from.Local() == "alice" {
+						order = append(order, e.Attr("type"))
+					}
+					return []stanza.Element{e}
+				}
+				story(t, options{config: config, intercept: watch, noServer: true}, func(w *world) {
 					told++
 					b := w.b.instead()
 					opens := w.opens()
@@ -132,6 +141,9 @@ func TestNeverDialed(t *testing.T) {
 					b.wantGiveUp()
 					mu.Lock()
 					defer mu.Unlock()
+					if len(order) != 2 || order[1] != stanza.Failed {
+						t.Errorf("A says %v; want its half of the offers, and then that it gives up", order)
+					}
 					if candidate.Addr.IsValid() {
 						candidate.Addr = netip.AddrPortFrom(candidate.Addr.Addr().Unmap(), candidate.Addr.Port())
 					}

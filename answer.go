@@ -101,6 +101,7 @@ func (e *Endpoint) answer(q stanza.IQ) {
 	// Dialing begins before the result leaves.
 	s.begin(peer, e.rules(e.policy(r.From), r.Stranger))
 	e.reply(q.Result(s.own.element()))
+	close(s.offered)
 }
 
 // admit decides about a request and starts its session.

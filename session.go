@@ -32,6 +32,7 @@ type session struct {
 	ctx      context.Context // ends when nobody wants the session any more
 	cancel   context.CancelCauseFunc
 	inputs   chan input
+	offered  chan struct{}    // closed when the iq that offers our half is sent
 	done     chan struct{}    // closed when run has ended
 	result   chan *Conn       // the stream of a requester; capacity 1
 	arrivals atomic.Int64     // accepted connections so far
@@ -73,9 +74,12 @@ func (e *Endpoint) newSession(r role, peer jid.JID, service string) *session {
 		e: e, role: r, peer: peer, local: e.signaling.LocalAddr(), key: wire.NewKey(), service: service,
 		stream: e.nextStream(), began: time.Now(), trace: tracer{e.config.Trace},
 		inputs: make(chan input, maxInputs), done: make(chan struct{}), failed: make(chan struct{}),
-		result: make(chan *Conn, 1), attempts: map[int]*attempt{}, verifying: make(chan struct{}, 1),
+		offered: make(chan struct{}), result: make(chan *Conn, 1), attempts: map[int]*attempt{}, verifying: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(e.ctx)
+	if r == requester {
+		close(s.offered) // nothing is said before the answer to it is there
+	}
 	s.trace.offered(s.stream, peer, service, r == requester)
 	return s
 }
@@ -261,6 +265,7 @@ func (s *session) sayGone() {
 	// Owned by the session, ended by the context's deadline, waited for by run.
 	go func() {
 		defer s.alive.Done()
+		<-s.offered // the answer to the request comes first; it has a deadline
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), answerTime)
 		defer cancel()
 		_ = s.e.signaling.Send(ctx, giveUp(s.peer, s.local, wire.NewKey(), s.peerKey)) // a courtesy: the peer has timers

@@ -240,6 +240,7 @@ func TestSlowHandshakes(t *testing.T) {
 		{"nothing behind the key", func(*actor, *raw) {}, 10 * time.Second},
 		{"a record that does not end", func(m *actor, k *raw) { k.say("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03") }, 10 * time.Second},
 		{"a record that is too long", func(m *actor, k *raw) { k.say("\x16\x03\x01\xff\xff") }, 0},
+		{"a message that is too long", func(m *actor, k *raw) { k.say("\x16\x03\x01\x40\x00\x01\xff\xff\xff" + strings.Repeat("a", 1<<14)) }, 0},
 		{"no certificate of the client", func(m *actor, k *raw) {
 			c := m.tls()
 			c.Certificates = nil

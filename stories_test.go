@@ -152,6 +152,29 @@ func TestBothWin(t *testing.T) {
 	}
 }
 
+// TestBothAsk: A and B ask each other at the same instant. These are two
+// sessions and become two streams, on two connections.
+func TestBothAsk(t *testing.T) {
+	for _, l := range links {
+		story(t, options{link: l, noServer: true}, func(w *world) {
+			fromA, fromB := w.a.dial(w.patience(), w.b), w.b.dial(w.patience(), w.a)
+			atB, err := w.b.Accept(w.patience())
+			w.check(err)
+			atA, err := w.a.Accept(w.patience())
+			w.check(err)
+			a, b := <-fromA, <-fromB
+			w.check(errors.Join(a.err, b.err))
+			if a.conn.Path().Local == atA.Path().Local && a.conn.Path().Remote == atA.Path().Remote {
+				t.Errorf("two streams on one connection: %+v", a.conn.Path())
+			}
+			w.wantTransfer(a.conn, atB)
+			w.wantTransfer(b.conn, atA)
+			<-time.After(attemptTime)
+			w.wantGone("both streams are closed")
+		})
+	}
+}
+
 // TestWinnerDies: the connection that A has nominated dies before B hears of
 // it, and the other one carries the stream.
 func TestWinnerDies(t *testing.T) {
