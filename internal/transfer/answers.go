@@ -32,6 +32,9 @@ func (a *sending) handle(k kind, n int) error {
 		a.mu.Lock()
 		a.accepted = true
 		a.mu.Unlock()
+		if a.s.Accepted != nil {
+			a.s.Accepted()
+		}
 		return nil
 	case k == kindAsk && accepted:
 		return a.handleAsk(f)

@@ -21,7 +21,7 @@ type note struct {
 	// the Folder.
 	Part string `json:"part,omitempty"`
 	// Of a folder that was made, or of the file of a part: its name in the offer.
-	Name string `json:"name"`
+	Name string `json:"name,omitempty"`
 	// Of a folder: where it lies.
 	Dir  string `json:"dir,omitempty"`
 	Size int64  `json:"size,omitempty"` // of the whole file; -1 of a stream
@@ -38,8 +38,8 @@ type heading struct {
 
 const (
 	journalVersion = 1
-	maxJournal     = 64 << 20 // bytes of one journal that are read
-	maxNote        = 64 << 10 // bytes of one line
+	maxJournal     = 256 << 20 // bytes of one journal that are read
+	maxNote        = 64 << 10  // bytes of one line
 )
 
 // A journal is a file in the Folder, ".dtcp-" and 16 digits, that says which
@@ -141,10 +141,10 @@ func (j *journal) takeOver(name, from string, parts, dirs map[string]note) error
 		return nil
 	}
 	var buf bytes.Buffer
-	for _, n := range living(notes) {
-		path, into := n.Part, parts
+	for path, n := range notes {
+		into := parts
 		if n.Dir != "" {
-			path, into = n.Dir, dirs
+			into = dirs
 		}
 		info, err := lstatReal(j.root, path)
 		if err != nil || info.IsDir() != (n.Dir != "") || n.Dir == "" && !info.Mode().IsRegular() {
@@ -160,47 +160,34 @@ func (j *journal) takeOver(name, from string, parts, dirs map[string]note) error
 	return j.root.Remove(name)
 }
 
-// readJournal reads the lines of a sender's journal. A last line that was cut
-// ends it.
-func readJournal(r io.Reader, from string) ([]note, bool) {
+// readJournal reads a sender's journal: what it says last of each part and
+// folder, by where that lies, without those that are gone. A last line that was
+// cut ends it.
+func readJournal(r io.Reader, from string) (map[string]note, bool) {
 	lines := bufio.NewScanner(io.LimitReader(r, maxJournal))
 	lines.Buffer(make([]byte, 0, 4096), maxNote)
 	var h heading
 	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &h) != nil || h.Receiving != journalVersion || h.From != from {
 		return nil, false
 	}
-	var notes []note
+	notes := make(map[string]note)
 	for lines.Scan() {
 		var n note
-		if json.Unmarshal(lines.Bytes(), &n) != nil || !localPath(n.Part) || !localPath(n.Dir) {
+		if json.Unmarshal(lines.Bytes(), &n) != nil || (n.Part == "") == (n.Dir == "") || !localPath(n.Part+n.Dir) {
 			continue
 		}
-		notes = append(notes, n)
+		if n.Gone {
+			delete(notes, n.Part+n.Dir)
+		} else {
+			notes[n.Part+n.Dir] = n
+		}
 	}
 	return notes, true
 }
 
-// living is the notes without the parts that are gone.
-func living(notes []note) []note {
-	last := make(map[string]int)
-	for i, n := range notes {
-		last[n.Part+"\x00"+n.Dir] = i
-	}
-	var alive []note
-	for i, n := range notes {
-		if last[n.Part+"\x00"+n.Dir] == i && !n.Gone {
-			alive = append(alive, n)
-		}
-	}
-	return alive
-}
-
-// localPath is true for what a journal may name: nothing, or a path of names
-// that an entry may have.
+// localPath is true for what a journal may name: a path of names that an entry
+// may have.
 func localPath(path string) bool {
-	if path == "" {
-		return true
-	}
 	for name := range strings.SplitSeq(path, "/") {
 		if checkName(name) != nil {
 			return false

@@ -187,11 +187,18 @@ func (m *manifest) judge(i int) {
 // offer is what a person is asked about. Room and Present are for others to
 // fill in.
 func (m *manifest) offer(from string) *Offer {
+	o := summary(m.entries, func(i int) bool { return m.refused[i] == nil })
+	o.From, o.Refused = from, len(m.refused)
+	return o
+}
+
+// summary sums the entries up that count.
+func summary(entries []entry, counts func(i int) bool) *Offer {
 	const names = 100
-	o := &Offer{From: from, Room: -1, Refused: len(m.refused)}
-	for i := range m.entries {
-		e := &m.entries[i]
-		if m.refused[i] != nil {
+	o := &Offer{Room: -1}
+	for i := range entries {
+		e := &entries[i]
+		if !counts(i) {
 			continue
 		}
 		switch e.typ {

@@ -146,7 +146,6 @@ func shorten(s string, n int) string {
 var (
 	errTargetEmpty    = errors.New("a link to nowhere")
 	errTargetLong     = fmt.Errorf("a link whose target is longer than %d bytes", maxTarget)
-	errTargetControl  = errors.New("a link whose target holds characters that cannot be seen")
 	errTargetAbsolute = errors.New("a link to an absolute place")
 	errTargetOut      = errors.New("a link that leads out of its folder")
 	errTargetTop      = errors.New("a link that lies in no folder")
@@ -170,8 +169,6 @@ func checkTarget(target string, depth int) error {
 		return errTargetTop
 	case target[0] == '/' || target[0] == '\\':
 		return errTargetAbsolute
-	case !utf8.ValidString(target):
-		return errTargetControl
 	}
 	up, front := 0, true
 	for part := range strings.SplitSeq(target, "/") {
@@ -184,12 +181,9 @@ func checkTarget(target string, depth int) error {
 			}
 		default:
 			front = false
-			switch err := checkName(part); {
-			case errors.Is(err, errNameSlash), errors.Is(err, errNameWindows):
-				// A backslash, or a drive letter.
-				return errTargetAbsolute
-			case err != nil && !errors.Is(err, errNameReserved):
-				return errTargetControl
+			// A backslash or a drive letter would make it absolute on Windows.
+			if err := checkName(part); err != nil {
+				return fmt.Errorf("a link through %w", err)
 			}
 		}
 	}

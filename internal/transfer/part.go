@@ -62,8 +62,7 @@ func (t *receiving) createPart(i int, e *entry) (*part, error) {
 			t.mu.Unlock()
 			return &part{i: i, at: at, places: t.places, name: file, f: f, hash: sha256.New()}, nil
 		}
-		own.Gone = true
-		if err2 := t.journal.write(own); err2 != nil || !errors.Is(err, fs.ErrExist) {
+		if err2 := t.journal.write(note{Part: own.Part, Gone: true}); err2 != nil || !errors.Is(err, fs.ErrExist) {
 			t.places.put(at)
 			return nil, err
 		}
@@ -151,9 +150,8 @@ func (t *receiving) gone(own note) {
 	t.mu.Lock()
 	delete(t.parts, own.Name)
 	t.mu.Unlock()
-	own.Gone = true
 	// If it cannot be noted, the next attempt looks for a part that is not there.
-	_ = t.journal.write(own)
+	_ = t.journal.write(note{Part: own.Part, Gone: true})
 }
 
 // finishPart gives a complete part its name. Before that its hash must be the

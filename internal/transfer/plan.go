@@ -86,10 +86,10 @@ func (d *Folder) peek(from string) (parts, dirs map[string]note) {
 		}
 		notes, _ := readJournal(f, from)
 		_ = f.Close()
-		for _, n := range living(notes) {
+		for _, n := range notes {
 			if n.Dir != "" {
 				dirs[n.Name] = n
-			} else if n.Part != "" {
+			} else {
 				parts[n.Name] = n
 			}
 		}

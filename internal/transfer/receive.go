@@ -8,8 +8,8 @@ import (
 )
 
 // A Receiver receives one transfer. Accept must be set, and one of Folder and
-// Output. Its hooks are called by the goroutines of the transfer; a hook other
-// than Accept that blocks holds the transfer up.
+// Output. Its hooks are called by the goroutines of the transfer, several at
+// once if need be; a hook other than Accept that blocks holds the transfer up.
 type Receiver struct {
 	// From says who sends: whatever name the caller has proven, the same for
 	// all transfers of that person. Only with the same name is a part resumed.

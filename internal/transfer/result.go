@@ -53,7 +53,8 @@ func (l Limits) check(entries, manifest, depth int) error {
 	return nil
 }
 
-// Offer is what a sender wants to send. Its names hold no control characters
+// Offer is what a sender wants to send. From, Refused, Present and Room are
+// known to the receiver only. Its names hold no control characters
 // and no slashes.
 type Offer struct {
 	From    string   // [Receiver.From]

@@ -3,14 +3,15 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
 
 // A Sender sends. Dial must be set; the zero value of everything else works.
 // A Sender may be used several times, one after the other or at once. Its
-// hooks are called by the goroutines of a transfer, one at a time for each
-// transfer; a hook that blocks holds the transfer up.
+// hooks are called by the goroutines of a transfer, several at once if need be;
+// a hook that blocks holds the transfer up.
 type Sender struct {
 	// Dial opens a stream to the receiver. It is called once per attempt. The
 	// sender closes what it returns. If that has a method CloseWrite() error,
@@ -32,6 +33,13 @@ type Sender struct {
 
 	// Limits of what is sent. The receiver has its own.
 	Limits Limits
+
+	// Listed, if set, hears before each call of Dial what there is to send.
+	Listed func(*Offer)
+
+	// Accepted, if set, hears when the receiver has accepted, in each attempt.
+	// Until then a person may be making up his mind.
+	Accepted func()
 
 	// Progress, if set, hears about four times a second how far it is, and once
 	// at the end.
@@ -109,6 +117,10 @@ func (s *Sender) again(err error) bool {
 	if errors.As(err, &dial) {
 		return s.Again == nil || s.Again(dial.error)
 	}
+	var source *SourceError
+	if errors.As(err, &source) {
+		return false
+	}
 	return errors.Is(err, ErrCut) || errors.Is(err, ErrStalled)
 }
 
@@ -127,6 +139,9 @@ func (s *Sender) attempt(ctx context.Context, sources []Source, try int) (*Resul
 			s.Report(f)
 		}
 	}
+	if s.Listed != nil {
+		s.Listed(summary(l.entries, func(int) bool { return true }))
+	}
 	rw, err := s.Dial(ctx)
 	if err != nil {
 		return &Result{Omitted: l.omitted}, false, dialError{err}
@@ -142,8 +157,7 @@ func (s *Sender) attempt(ctx context.Context, sources []Source, try int) (*Resul
 		err = &PartialError{Failed: result.Failed}
 	}
 	if a.consumed && err != nil && s.again(err) {
-		err = errors.Join(errConsumed, err)
-		return result, false, &SourceError{Name: a.consumedName, Err: err}
+		err = &SourceError{Name: a.consumedName, Err: fmt.Errorf("%w; %w", err, errConsumed)}
 	}
 	return result, a.moved.Load(), err
 }

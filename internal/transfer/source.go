@@ -46,7 +46,7 @@ var (
 	errGrew      = errors.New("it became longer while it was sent")
 	errFolder    = errors.New("it is a folder, and only files were asked for")
 	errKind      = errors.New("it is neither a file nor a folder")
-	errConsumed  = errors.New("what was read from it has been sent in an earlier attempt, and cannot be read again")
+	errConsumed  = errors.New("what was read from it is gone, so that it cannot be sent again")
 	errNoName    = errors.New("it has no name that could be sent")
 	errNothing   = errors.New("there is nothing to send")
 	errFifo      = errors.New("it is a fifo")

@@ -171,12 +171,33 @@ func (t *receiving) endLarge(i int, size int64, sum [hashSize]byte) error {
 	t.offer.entries[i].size = size
 	t.mu.Unlock()
 	if p.out == nil {
-		return t.finishPart(p, sum, 0)
+		return t.finishLater(p, sum)
 	}
 	if [hashSize]byte(p.hash.Sum(nil)) != sum {
 		return t.fail(i, errHash)
 	}
 	return t.done(i, Stored, nil, sum)
+}
+
+// maxFinishing is how many files are written to the disk at once while the
+// next ones come in.
+const maxFinishing = 4
+
+// finishLater finishes a part beside what comes next: writing to the disk takes
+// long, and costs nothing but waiting.
+func (t *receiving) finishLater(p *part, sum [hashSize]byte) error {
+	t.working.Add(1)
+	t.slots <- struct{}{}
+	// Owned by store: finish or leave wait for it. It ends with the disk.
+	t.finishing.Go(func() {
+		err := t.finishPart(p, sum, 0)
+		<-t.slots
+		t.working.Add(-1)
+		if err != nil {
+			t.st.fail(err)
+		}
+	})
+	return nil
 }
 
 var errHash = errors.New("what arrived is not what was sent: its hash differs")
@@ -313,6 +334,7 @@ func (t *receiving) finish() error {
 	close(t.small)
 	t.workers.Wait()
 	t.workers = nil
+	t.finishing.Wait()
 	if err := t.st.cause(); err != nil {
 		return err
 	}
@@ -413,6 +435,7 @@ func (t *receiving) leave() {
 		}
 		t.working.Add(-1)
 	}
+	t.finishing.Wait()
 	if c := t.cur; c != nil && c.small != nil {
 		if !full && c.at > 0 {
 			t.keepSmall(c)
