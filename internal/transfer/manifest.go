@@ -143,11 +143,7 @@ func (m *manifest) add(payload []byte) error {
 				return protocolError("an entry in a folder that there is not")
 			}
 			e.parent = int32(parent - 1)
-			if depth := int(m.entries[e.parent].depth) + 1; depth < 255 {
-				e.depth = uint8(depth)
-			} else {
-				return m.limits.check(0, 0, 256)
-			}
+			e.depth = m.entries[e.parent].depth + 1 // Limits.Depth is below 256
 		}
 		if err := m.limits.check(len(m.entries)+1, m.size, int(e.depth)+1); err != nil {
 			return err

@@ -11,7 +11,7 @@ import (
 // of [DefaultLimits].
 type Limits struct {
 	Entries  int // files, folders and links of one transfer
-	Depth    int // folders inside each other, the file included
+	Depth    int // folders inside each other, the file included; at most 255
 	Manifest int // bytes of the offer: names, and about 16 bytes an entry
 }
 
@@ -33,6 +33,7 @@ func (l Limits) filled() Limits {
 	if l.Depth == 0 {
 		l.Depth = DefaultLimits.Depth
 	}
+	l.Depth = min(l.Depth, 255)
 	if l.Manifest == 0 {
 		l.Manifest = DefaultLimits.Manifest
 	}

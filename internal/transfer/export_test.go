@@ -1,0 +1,41 @@
+package transfer
+
+import "time"
+
+// What the tests in package transfer_test look at inside.
+
+var (
+	CheckName   = checkName
+	CheckTarget = checkTarget
+	Numbered    = numbered
+	PartName    = partName
+	Fold        = fold
+	Clean       = clean
+)
+
+const (
+	JournalPrefix = journalPrefix
+	MaxData       = maxData
+	MaxParts      = maxParts
+	OfferTime     = offerTime
+)
+
+// SetFault makes writes fail.
+func (d *Folder) SetFault(f func(name string, n int) error) { d.fault = f }
+
+// SetRoom says how much room there is.
+func (d *Folder) SetRoom(f func() int64) { d.room = f }
+
+// RawFrame is a whole frame.
+func RawFrame(k byte, payload []byte) []byte { return frame(kind(k), payload) }
+
+// RawNumbers is a whole frame of numbers.
+func RawNumbers(k byte, n ...uint64) []byte { return numbers(kind(k), n...) }
+
+// RawHello is the first frame.
+func RawHello() []byte { return hello() }
+
+// RawEntry is an entry as it is offered.
+func RawEntry(typ uint8, parent int32, name, target string, size int64, mtime time.Time) []byte {
+	return appendEntry(nil, &entry{typ: typ, parent: parent, name: name, target: target, size: size, mode: 0o644, sec: mtime.Unix(), nsec: int32(mtime.Nanosecond())})
+}
