@@ -100,8 +100,12 @@ func (e *Endpoint) answer(q stanza.IQ) {
 	}
 	// Dialing begins before the result leaves.
 	s.begin(peer, e.rules(e.policy(r.From), r.Stranger))
+	defer close(s.offered)
+	if !s.hasBegun() { // the Endpoint was closed just now, and nobody would say so later
+		e.refuse(q, r, stanza.NewError(stanza.ServiceUnavailable, ""))
+		return
+	}
 	e.reply(q.Result(s.own.element()))
-	close(s.offered)
 }
 
 // admit decides about a request and starts its session.

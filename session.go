@@ -32,6 +32,7 @@ type session struct {
 	ctx      context.Context // ends when nobody wants the session any more
 	cancel   context.CancelCauseFunc
 	inputs   chan input
+	begun    chan struct{}    // closed when run has seen begin
 	offered  chan struct{}    // closed when the iq that offers our half is sent
 	done     chan struct{}    // closed when run has ended
 	result   chan *Conn       // the stream of a requester; capacity 1
@@ -74,7 +75,7 @@ func (e *Endpoint) newSession(r role, peer jid.JID, service string) *session {
 		e: e, role: r, peer: peer, local: e.signaling.LocalAddr(), key: wire.NewKey(), service: service,
 		stream: e.nextStream(), began: time.Now(), trace: tracer{e.config.Trace},
 		inputs: make(chan input, maxInputs), done: make(chan struct{}), failed: make(chan struct{}),
-		offered: make(chan struct{}), result: make(chan *Conn, 1), attempts: map[int]*attempt{}, verifying: make(chan struct{}, 1),
+		begun: make(chan struct{}), offered: make(chan struct{}), result: make(chan *Conn, 1), attempts: map[int]*attempt{}, verifying: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(e.ctx)
 	if r == requester {
@@ -113,6 +114,22 @@ func (s *session) begin(peer offer, rules dialRules) {
 		e.targets = append(e.targets, connection{id: len(s.targets), direct: c.Type.direct()})
 	}
 	s.post(input{event: e})
+}
+
+// hasBegun waits until run has seen begin, and reports whether it did so before
+// it ended.
+func (s *session) hasBegun() bool {
+	select {
+	case <-s.begun:
+		return true
+	case <-s.done:
+	}
+	select {
+	case <-s.begun:
+		return true
+	default:
+		return false
+	}
 }
 
 // post gives an input to the loop, unless that has ended.
@@ -181,6 +198,8 @@ func (s *session) run() {
 // note keeps what the shell needs of an input.
 func (s *session) note(in input) {
 	switch in.kind {
+	case begun:
+		close(s.begun)
 	case arrived:
 		s.attempts[in.id] = in.attempt
 	case gone:
