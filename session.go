@@ -293,9 +293,11 @@ func (s *session) sayGone() {
 
 func (s *session) setCause(err error) { s.ended.Do(func() { s.cause = err }) }
 
-// fail closes failed, once.
+// fail closes failed, once. When the caller hears of it the key is forgotten
+// (Section 4 of protocol.md).
 func (s *session) fail(err error) {
 	s.setCause(err)
+	s.e.forgetKey(s)
 	close(s.failed)
 	s.trace.ended(s.stream, time.Since(s.began), s.cause)
 }
