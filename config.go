@@ -54,8 +54,10 @@ type Config struct {
 
 	// VerifyPeer decides whether a peer, which has just proven that it holds the
 	// key of the certificate whose fingerprint it announced, is the right one. It
-	// is called once per stream. If nil, the fingerprint signalled over XMPP is
-	// good enough, that is, the XMPP servers are trusted.
+	// is called once per stream, in the middle of a handshake that both ends
+	// give up after 10 s. An error ends the attempt, and the peer is told that its
+	// certificate was refused. If nil, the fingerprint signalled over XMPP is good
+	// enough, that is, the XMPP servers are trusted.
 	VerifyPeer func(Peer) error
 
 	// Listen is the address to accept connections at, "host:port" with an IP
