@@ -24,6 +24,7 @@ const runLimit = 90 * time.Second
 type User struct {
 	Account
 	Config string // folder
+	Public string // what --public says: where he accepts streams
 	server *Server
 	binary string
 }
@@ -34,6 +35,7 @@ func NewUser(tb testing.TB, server *Server, binary, name string) *User {
 	return &User{
 		Account: server.Account(tb, name),
 		Config:  filepath.Join(tb.TempDir(), "config"),
+		Public:  "127.0.0.1:0",
 		server:  server,
 		binary:  binary,
 	}
@@ -66,13 +68,13 @@ func (u *User) LoginCommand() []string {
 
 // Remembered is the command line for args of a user who has logged in.
 func (u *User) Remembered(args ...string) []string {
-	return append(append([]string{u.binary}, args...), "--config", u.Config, "--public", "127.0.0.1:0")
+	return append(append([]string{u.binary}, args...), "--config", u.Config, "--public", u.Public)
 }
 
 // where adds the flags that lead to the server and keep all on loopback.
 func (u *User) where(command []string) []string {
 	return append(command, "--password-file", u.PasswordFile, "--config", u.Config,
-		"--server", u.server.Addr, "--ca", u.server.CAFile, "--public", "127.0.0.1:0")
+		"--server", u.server.Addr, "--ca", u.server.CAFile, "--public", u.Public)
 }
 
 // An Event is one line of --json. See the command line contract for which

@@ -31,6 +31,7 @@ var stories = []story{
 	{"tar back", tellTarBack},
 	{"failing command", tellFailingCommand},
 	{"cut", tellCut},
+	{"IPv6", tellIPv6},
 	{"ssh", tellSSH},
 	{"forward", tellForward},
 	{"git clone", tellGitClone},

@@ -192,6 +192,22 @@ func tellCut(t *testing.T, s *stage) {
 	}
 }
 
+// Two ends that have nothing but IPv6 find each other by it.
+func tellIPv6(t *testing.T, s *stage) {
+	alice, bob := s.user(t, "alice"), s.user(t, "bob")
+	alice.Public, bob.Public = "[::1]:0", "[::1]:0"
+	bob.Listen(t, lab.Streams{}, "--exec", "sha256sum", "--allow", alice.JID)
+	data := bytesOf(6, 100_000)
+	var stdout bytes.Buffer
+	dial := alice.Start(t, lab.Streams{Stdin: bytes.NewReader(data), Stdout: &stdout}, "dial", bob.Address("pipe"))
+	if path := dial.Await(t, "path"); !strings.HasPrefix(path.Remote, "[::1]:") || path.Kind != "host" {
+		t.Errorf("path %+v, want kind host to [::1]", path)
+	}
+	if status := dial.Status(t); status != 0 || stdout.String() != digestLine(data) {
+		t.Errorf("exit status %d, got %q, want 0, %q", status, stdout.String(), digestLine(data))
+	}
+}
+
 // A command that fails cuts the stream, so that the dialer sees an error.
 func tellFailingCommand(t *testing.T, s *stage) {
 	alice, bob := s.user(t, "alice"), s.user(t, "bob")
