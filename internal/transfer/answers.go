@@ -48,7 +48,7 @@ func (a *sending) handle(k kind, n int) error {
 		return a.handleFrom(f)
 	case k == kindResult && accepted:
 		return a.handleResult(f)
-	case k == kindComplete && isClosed(a.went) && !isClosed(a.complete):
+	case k == kindComplete && a.sent.Load() && !isClosed(a.complete):
 		f.number()
 		f.number()
 		if err := f.end(k); err != nil {

@@ -37,5 +37,9 @@ func RawHello() []byte { return hello() }
 
 // RawEntry is an entry as it is offered.
 func RawEntry(typ uint8, parent int32, name, target string, size int64, mtime time.Time) []byte {
-	return appendEntry(nil, &entry{typ: typ, parent: parent, name: name, target: target, size: size, mode: 0o644, sec: mtime.Unix(), nsec: int32(mtime.Nanosecond())})
+	mode := uint16(0o644)
+	if typ == typeFolder {
+		mode = 0o755
+	}
+	return appendEntry(nil, &entry{typ: typ, parent: parent, name: name, target: target, size: size, mode: mode, sec: mtime.Unix(), nsec: int32(mtime.Nanosecond())})
 }

@@ -223,7 +223,7 @@ func TestHostileReceiver(t *testing.T) {
 		{"a result of nothing", [][]byte{hello(), num('y'), num('r', 7, 0)}, "not offered"},
 		{"a result of no sort", [][]byte{hello(), num('y'), num('r', 0, 3)}, "unknown sort"},
 		{"a sender's frame", [][]byte{hello(), num('y'), num('f', 0, 0)}, "out of turn"},
-		{"complete too early", [][]byte{hello(), num('y'), num('g'), num('c', 0, 0)}, "did not say that it is stored"},
+		{"complete too early", [][]byte{hello(), num('y'), num('k', 0, 4), num('g'), num('c', 0, 0)}, "out of turn"},
 		{"complete without results", [][]byte{hello(), num('y'), num('g'), nil, num('c', 2, 8)}, "did not say that it is stored"},
 		{"a failure with colours", [][]byte{hello(), num('y'), append([]byte{'r', 0, 0, 0, 6, 0, 2}, "\x1b[1m"...), num('g'), nil, num('r', 1, 0), num('c', 2, 8)}, "not stored there: \ufffd[1m"},
 		{"abort", [][]byte{hello(), append([]byte{'a', 0, 0, 0, 5, 3}, "full"...)}, "full"},

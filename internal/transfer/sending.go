@@ -32,6 +32,7 @@ type sending struct {
 	tally  tally
 	total  int64
 	moved  atomic.Bool
+	sent   atomic.Bool // all is sent: the receiver may say so
 	states map[int]hash.Hash // of files that are resumed in the middle
 	sums   map[int]string    // of files at the top, for the result
 
@@ -118,6 +119,7 @@ func (a *sending) run() error {
 			return err
 		}
 	}
+	a.sent.Store(true)
 	if err := a.pack.frame(numbers(kindSent)); err != nil {
 		return err
 	}
