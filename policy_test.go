@@ -85,7 +85,7 @@ var layers = map[string]layer{
 	},
 	"cmd/dtcp": {
 		why: "a program joins everything; nothing joins a program",
-		may: ". internal/profile internal/rendezvous xmpp xmpp/jid xmpp/stanza " +
+		may: ". internal/profile internal/rendezvous internal/transfer xmpp xmpp/jid xmpp/stanza " +
 			"github.com/spf13/cobra github.com/spf13/pflag golang.org/x/term",
 		tests: "github.com/google/go-cmp/cmp github.com/rogpeppe/go-internal/testscript",
 	},

@@ -3,20 +3,20 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
 	"net"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/rendezvous"
+	"github.com/dtcp-relay/dtcp/internal/transfer"
 	"github.com/dtcp-relay/dtcp/xmpp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
@@ -24,20 +24,20 @@ import (
 
 // What the demonstration uses.
 const (
-	demoDomain  = "demo.example"
-	demoService = "demo"
-	demoBytes   = 64 << 20
-	demoTime    = 30 * time.Second // for all of it
+	demoDomain = "demo.example"
+	demoName   = "demo.bin"
+	demoBytes  = 64 << 20
+	demoTime   = 30 * time.Second // for all of it
 )
 
 func (t *tool) demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "Show a stream between two accounts, all in this process",
+		Short: "Show a file on its way between two accounts, all in this process",
 		Long: `demo starts a small XMPP server and two peers with an account each, all in this
-process and on 127.0.0.1 only. One asks the other for a stream and sends it 64 MiB
-of random bytes; both compute the SHA-256. It needs no network and no account, and
-leaves nothing behind.`,
+process and on 127.0.0.1 only. One sends the other a file of 64 MiB of random bytes,
+which is stored in a temporary folder; both compute the SHA-256. It needs no network
+and no account, and leaves nothing behind.`,
 		Args: t.positional(0),
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error { return t.demo(c.Context()) }
@@ -63,7 +63,7 @@ func (t *tool) demo(ctx context.Context) error {
 	}
 	defer romeo.close()
 	juliet, err := t.demoPeer(ctx, server, "juliet", func(_ context.Context, r *dtcp.Request) error {
-		if r.From != romeo.session.LocalAddr() || r.Service != demoService {
+		if r.From != romeo.session.LocalAddr() || r.Service != fileService {
 			return stanza.NewError(stanza.Forbidden, "")
 		}
 		return nil
@@ -72,75 +72,82 @@ func (t *tool) demo(ctx context.Context) error {
 		return err
 	}
 	defer juliet.close()
-	return t.demoStream(ctx, romeo, juliet)
+	return t.demoFile(ctx, romeo, juliet)
 }
 
-// demoStream sends bytes from one peer to the other.
-func (t *tool) demoStream(ctx context.Context, romeo, juliet *demoPeer) error {
+// demoFile sends a file from one peer to the other.
+func (t *tool) demoFile(ctx context.Context, romeo, juliet *demoPeer) error {
+	dir, err := os.MkdirTemp("", "dtcp-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	folder, err := transfer.OpenFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // without a stream, the receiver would wait on
+	type receipt struct {
+		result *transfer.Result
+		err    error
+	}
 	received := make(chan receipt, 1)
 	// Owned by this call, which waits for it; it ends with the stream, or by ctx.
-	go func() { received <- juliet.receive(ctx) }()
+	go func() {
+		result, err := juliet.receive(ctx, folder)
+		received <- receipt{result, err}
+	}()
 
-	to := juliet.session.LocalAddr()
-	t.out.say("%v asks %v for a stream", romeo.session.LocalAddr(), to)
-	conn, err := romeo.endpoint.Dial(ctx, to, demoService)
-	if err != nil {
-		return &dialError{peer: to, service: demoService, own: romeo.session.LocalAddr(), err: because(ctx, err)}
+	t.out.say("%v sends %v a file of %d MiB of random bytes", romeo.session.LocalAddr(), juliet.session.LocalAddr(), demoBytes>>20)
+	meter := newMeter(t.out).gauge()
+	defer meter.end()
+	sender := transfer.Sender{
+		Dial:     func(ctx context.Context) (io.ReadWriteCloser, error) { return t.demoDial(ctx, romeo, juliet) },
+		Progress: meter.show,
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Abort() })
-	defer stop()
-	t.out.took(conn, true)
-	if path := conn.Path(); path.Fingerprint != juliet.fingerprint() {
-		conn.Abort()
-		return fmt.Errorf("the peer's fingerprint is %v, not %v", path.Fingerprint, juliet.fingerprint())
-	}
-	t.out.say("each end has proven the key of the certificate that it announced over XMPP")
-
-	t.out.say("sending %d MiB of random bytes", demoBytes>>20)
-	began := time.Now()
-	sent, err := sendRandom(conn)
+	var seed [32]byte
+	rand.Read(seed[:])
+	sent, err := sender.Send(ctx, transfer.Blob(demoName, demoBytes, time.Now(), func() (io.ReadCloser, error) {
+		return io.NopCloser(io.LimitReader(mathrand.NewChaCha8(seed), demoBytes)), nil
+	}))
+	meter.end()
 	if err != nil {
-		conn.Abort()
+		cancel()
 		<-received
-		return because(ctx, &cutError{err})
+		return because(ctx, err)
 	}
 	got := <-received
-	took := time.Since(began)
 	if got.err != nil {
-		conn.Abort()
-		return because(ctx, &cutError{got.err})
+		return because(ctx, got.err)
 	}
-	if err := conn.Close(); err != nil {
-		return &cutError{err}
-	}
-	t.out.say("%d bytes in %.2f s: %.0f MB/s, both ends and their hashing on this machine", got.bytes, took.Seconds(), float64(got.bytes)/1e6/took.Seconds())
-	t.out.say("SHA-256 sent:     %s", sent)
-	t.out.say("SHA-256 received: %s", got.sum)
-	if got.sum != sent || got.bytes != demoBytes {
+	seconds := sent.Elapsed.Seconds()
+	t.out.say("%d bytes in %.2f s: %.0f MB/s, both ends, their hashing and the disk on this machine", got.result.Bytes, seconds, float64(got.result.Bytes)/1e6/seconds)
+	t.out.say("SHA-256 sent:     %s", sent.SHA256)
+	t.out.say("SHA-256 received: %s", got.result.SHA256)
+	if got.result.SHA256 != sent.SHA256 || got.result.Bytes != demoBytes {
 		return errors.New("what was received is not what was sent")
 	}
-	t.out.say("the same on both ends: the stream works")
-	t.out.ended(got.bytes, took, got.sum)
+	t.out.say("the same on both ends: the stream works; the file is removed again")
+	t.out.done(got.result)
 	return nil
 }
 
-// sendRandom sends the bytes and ends its direction.
-func sendRandom(conn *dtcp.Conn) (sum string, err error) {
-	var seed [32]byte
-	rand.Read(seed[:])
-	hash := sha256.New()
-	source := io.TeeReader(io.LimitReader(mathrand.NewChaCha8(seed), demoBytes), hash)
-	if _, err := io.Copy(conn, source); err != nil {
-		return "", err
+// demoDial gets the stream.
+func (t *tool) demoDial(ctx context.Context, romeo, juliet *demoPeer) (io.ReadWriteCloser, error) {
+	to := juliet.session.LocalAddr()
+	conn, err := romeo.endpoint.DialSummary(ctx, to, fileService, 1, demoBytes)
+	if err != nil {
+		return nil, &dialError{peer: to, service: fileService, own: romeo.session.LocalAddr(), err: because(ctx, err)}
 	}
-	return hex.EncodeToString(hash.Sum(nil)), conn.CloseWrite()
-}
-
-// receipt is what came over a stream.
-type receipt struct {
-	bytes int64
-	sum   string
-	err   error
+	t.out.took(conn, true)
+	if path := conn.Path(); path.Fingerprint != juliet.fingerprint() {
+		conn.Abort()
+		return nil, fmt.Errorf("the peer's fingerprint is %v, not %v", path.Fingerprint, juliet.fingerprint())
+	}
+	t.out.say("each end has proven the key of the certificate that it announced over XMPP")
+	return conn, nil
 }
 
 // demoServer is the XMPP server of the demonstration.
@@ -192,7 +199,7 @@ type demoPeer struct {
 }
 
 func (t *tool) demoPeer(ctx context.Context, s *demoServer, name string, allow func(context.Context, *dtcp.Request) error) (*demoPeer, error) {
-	who, err := jid.New(name, demoDomain, "dtcp."+demoService)
+	who, err := jid.New(name, demoDomain, "dtcp.demo")
 	if err != nil {
 		return nil, err
 	}
@@ -218,21 +225,17 @@ func (p *demoPeer) fingerprint() dtcp.Fingerprint {
 	return f
 }
 
-// receive takes one stream and reads it to its end.
-func (p *demoPeer) receive(ctx context.Context) receipt {
+// receive takes one stream, and the file that comes over it.
+func (p *demoPeer) receive(ctx context.Context, folder *transfer.Folder) (*transfer.Result, error) {
 	conn, err := p.endpoint.Accept(ctx)
 	if err != nil {
-		return receipt{err: err}
+		return &transfer.Result{}, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Abort() })
-	defer stop()
-	hash := sha256.New()
-	n, err := io.Copy(hash, conn)
-	if err != nil {
-		conn.Abort()
-		return receipt{err: err}
+	r := transfer.Receiver{
+		From: conn.Peer().Bare().String(), Folder: folder,
+		Accept: func(context.Context, *transfer.Offer) error { return nil },
 	}
-	return receipt{n, hex.EncodeToString(hash.Sum(nil)), conn.Close()}
+	return r.Receive(ctx, conn)
 }
 
 func (p *demoPeer) close() {

@@ -59,17 +59,24 @@ func (t *tool) dial(ctx context.Context, peer jid.JID, service string) error {
 	if err != nil {
 		return err
 	}
-	t.out.ended(bytes, time.Since(began), "")
+	t.out.ended(bytes, time.Since(began))
 	return nil
 }
 
 // dialPeer gets a stream. The loss of the login fails it only while the peer's
 // answer is outstanding; from there on the stream comes about without.
 func (l *link) dialPeer(ctx context.Context, peer jid.JID, service string) (*dtcp.Conn, error) {
+	return l.dialSummary(ctx, peer, service, -1, -1, func(jid.JID) {})
+}
+
+// dialSummary is dialPeer with a summary of what is to be sent, -1 for what is
+// not known. found is told which resource is dialed.
+func (l *link) dialSummary(ctx context.Context, peer jid.JID, service string, files, bytes int64, found func(jid.JID)) (*dtcp.Conn, error) {
 	full, err := l.resolve(ctx, peer, service)
 	if err == nil {
+		found(full)
 		var conn *dtcp.Conn
-		if conn, err = l.endpoint.Dial(ctx, full, service); err == nil {
+		if conn, err = l.endpoint.DialSummary(ctx, full, service, files, bytes); err == nil {
 			return conn, nil
 		}
 	} else {

@@ -30,10 +30,27 @@ type (
 		Fingerprint string  `json:"fingerprint"`
 		SetupMS     float64 `json:"setup_ms"`
 	}
+	offerEvent struct {
+		Event   string  `json:"event"`
+		From    jid.JID `json:"from"`
+		Service string  `json:"service"`
+		Files   int64   `json:"files"`
+		Bytes   int64   `json:"bytes"` // -1 if one of them is a pipe
+	}
+	progressEvent struct {
+		Event string `json:"event"`
+		Bytes int64  `json:"bytes"`
+		Total int64  `json:"total"` // -1 if it is not known
+	}
+	failedEvent struct {
+		Event   string `json:"event"`
+		Name    string `json:"name"`
+		Message string `json:"message"`
+	}
 	doneEvent struct {
 		Event   string  `json:"event"`
-		Bytes   int64   `json:"bytes"` // both directions of a stream together
-		Resumed int64   `json:"resumed"`
+		Bytes   int64   `json:"bytes"`   // both directions of a stream together
+		Resumed int64   `json:"resumed"` // bytes of files that did not have to be sent again
 		Seconds float64 `json:"seconds"`
 		SHA256  string  `json:"sha256"` // "" where nobody computed it
 	}

@@ -50,6 +50,7 @@ func status(err error) int {
 	var answer *stanza.Error
 	var noPath *dtcp.NoPathError
 	var peer *dtcp.PeerError
+	var files *transferError
 	switch {
 	case err == nil:
 		return exitOK
@@ -57,6 +58,8 @@ func status(err error) int {
 		return exitInterrupted
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &files):
+		return transferStatus(files)
 	case errors.As(err, &login), errors.Is(err, xmpp.ErrConflict), errors.Is(err, profile.ErrNoAccount):
 		return exitLogin
 	case errors.Is(err, dtcp.ErrPlain), errors.Is(err, dtcp.ErrPolicy), errors.Is(err, errNoRelay):

@@ -45,10 +45,13 @@ func explain(err error) (what string, hints []string) {
 	var damaged *profile.DamagedError
 	var cut *cutError
 	var one *contextError
+	var files *transferError
 	switch {
 	case errors.As(err, &one):
 		what, hints = explain(one.err)
 		return one.which + ": " + what, hints
+	case errors.As(err, &files):
+		return explainTransfer(files)
 	case errors.As(err, &dial):
 		return explainDial(dial)
 	case errors.As(err, &login):
@@ -151,14 +154,24 @@ func explainRefusal(e *dialError, answer *stanza.Error) (what string, hints []st
 	switch answerStatus(answer) {
 	case exitRefused:
 		return fmt.Sprintf("%v refuses: %v", who, answer),
-			[]string{fmt.Sprintf("it has to allow this account: dtcp listen --allow %v", e.own.Bare())}
+			[]string{allowHint(e)}
 	case exitAbsent:
 		return fmt.Sprintf("nobody at %v offers the service %s: %v", who, e.service, answer), []string{listenHint(e)}
 	}
 	return fmt.Sprintf("%v cannot give a stream: %v", who, answer), nil
 }
 
+func allowHint(e *dialError) string {
+	if e.service == fileService {
+		return fmt.Sprintf("it has to let this account in: as a contact, or by dtcp receive --from %v", e.own.Bare())
+	}
+	return fmt.Sprintf("it has to allow this account: dtcp listen --allow %v", e.own.Bare())
+}
+
 func listenHint(e *dialError) string {
+	if e.service == fileService {
+		return fmt.Sprintf("is dtcp receive running there, with the account %v?", e.peer.Bare())
+	}
 	if e.service == "" || e.service == "pipe" {
 		return fmt.Sprintf("is dtcp listen running there, with the account %v?", e.peer.Bare())
 	}

@@ -35,6 +35,7 @@ type options struct {
 	certFile     string
 	keyFile      string
 	timeout      time.Duration
+	retry        time.Duration
 	json         bool
 	log          string
 	verbose      bool
@@ -63,7 +64,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.certFile, "cert", "", "`file` of the certificate to present to peers (default: one made at first use)")
 	f.StringVar(&o.keyFile, "key", "", "`file` of its private key")
 	f.DurationVar(&o.timeout, "timeout", 0, "give up when there is no stream after this `time`, such as 10s (default: 30s for each step)")
-	f.BoolVar(&o.json, "json", false, "one JSON object a line: on stdout, for dial and listen on stderr")
+	f.DurationVar(&o.retry, "retry", 0, "of send: when it is cut, or nobody is there, try again for this `time`, such as 1h")
+	f.BoolVar(&o.json, "json", false, "one JSON object a line: on stdout, for dial, listen and receive --dir - on stderr")
 	f.StringVar(&o.log, "log", "", "append messages, stanzas and what happens in between to this `file`")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "show stanzas and what happens in between")
 	f.BoolVar(&o.showVersion, "version", false, "print the version and exit")
@@ -104,6 +106,8 @@ func (o *options) check() (err error) {
 		return errors.New("--cert and --key go together")
 	case o.timeout < 0:
 		return fmt.Errorf("--timeout: %v is less than nothing", o.timeout)
+	case o.retry < 0:
+		return fmt.Errorf("--retry: %v is less than nothing", o.retry)
 	}
 	return o.checkAddresses()
 }

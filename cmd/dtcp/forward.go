@@ -170,7 +170,7 @@ func (f *forwarder) carry(ctx context.Context, local *net.TCPConn) error {
 	if err != nil {
 		return &contextError{"connection from " + local.RemoteAddr().String(), err}
 	}
-	f.out.ended(bytes, time.Since(began), "")
+	f.out.ended(bytes, time.Since(began))
 	return nil
 }
 

@@ -154,11 +154,11 @@ type link struct {
 	trust    *trust
 }
 
-// linkConfig is what dial, listen and forward want of their link.
+// linkConfig is what a command wants of its link.
 type linkConfig struct {
 	resource    func(account jid.JID) string
 	features    []string
-	allow       func(*trust, jid.JID) func(context.Context, *dtcp.Request) error // nil: nobody
+	allow       func(*link) func(context.Context, *dtcp.Request) error // nil: nobody
 	noReconnect bool
 }
 
@@ -205,7 +205,7 @@ func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
 		Trace:       t.streamTrace(),
 	}
 	if c.allow != nil {
-		config.Allow = c.allow(l.trust, account.JID)
+		config.Allow = c.allow(l)
 	}
 	wait := t.timeout
 	if wait == 0 {

@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
-	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
 // maxStreams is how many streams listen serves at once; further requests are
@@ -25,19 +22,15 @@ const targetTime = 10 * time.Second
 
 // listener is the state of dtcp listen.
 type listener struct {
-	*tool
-	link    *link // set before there is anything to serve
+	server
 	service string
 	to      string
 	command string
-	once    bool
-
-	active atomic.Int64 // streams that are being served
-	taken  atomic.Bool  // no further ones are wanted
 }
 
 func (t *tool) listenCommand() *cobra.Command {
-	r := &listener{tool: t}
+	r := &listener{server: server{tool: t, max: maxStreams, noun: "stream"}}
+	r.serveOne = r.join
 	var allow []string
 	c := &cobra.Command{
 		Use:   "listen",
@@ -62,7 +55,7 @@ It is found at the resource of --account, or at dtcp.NAME without one. Without
 	f.BoolVar(&r.once, "once", false, "end with the first stream, and with its status")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		r.service = service.String()
-		allowed, err := parseAllowed(allow)
+		allowed, err := parseAllowed("--allow", allow)
 		if err != nil {
 			return err
 		}
@@ -80,12 +73,13 @@ It is found at the resource of --account, or at dtcp.NAME without one. Without
 	return c
 }
 
-func parseAllowed(values []string) ([]jid.JID, error) {
+// parseAllowed reads the values of a flag that says who is let in.
+func parseAllowed(flag string, values []string) ([]jid.JID, error) {
 	var allowed []jid.JID
 	for _, v := range values {
 		who, err := jid.Parse(v)
 		if err != nil {
-			return nil, &usageError{fmt.Errorf("--allow: %w", err)}
+			return nil, &usageError{fmt.Errorf("%s: %w", flag, err)}
 		}
 		allowed = append(allowed, who)
 	}
@@ -93,84 +87,22 @@ func parseAllowed(values []string) ([]jid.JID, error) {
 }
 
 func (r *listener) listen(ctx context.Context, allowed []jid.JID) error {
-	bounded, cancel := r.setUp(ctx)
-	defer cancel()
-	l, err := r.tool.link(bounded, linkConfig{
-		resource: r.resource,
-		features: []string{featureDTCP, featureSession, featureSession + "#" + r.service},
-		allow: func(t *trust, own jid.JID) func(context.Context, *dtcp.Request) error {
+	return r.run(ctx, linkConfig{
+		resource: func(jid.JID) string { return r.resource(r.service) },
+		features: features(r.service),
+		allow: func(l *link) func(context.Context, *dtcp.Request) error {
 			if len(allowed) == 0 {
-				allowed = []jid.JID{own.Bare()}
+				allowed = []jid.JID{l.session.LocalAddr().Bare()}
 			}
-			return (&guest{allowed: allowed, service: r.service, trust: t, busy: r.busy}).allow
+			return (&guest{allowed: allowed, service: r.service, trust: l.trust, busy: r.busy}).allow
 		},
+	}, func() {
+		r.out.say("listening at %v for the service %s; let in: %s", r.link.session.LocalAddr(), r.service, names(allowed))
 	})
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	r.link = l
-	// Its answer says that the server has read our presence, so that whoever
-	// waits for "ready" finds us.
-	if err := l.session.Ping(bounded, l.session.LocalAddr().Server()); err != nil && bounded.Err() != nil {
-		return &loginError{because(ctx, err)}
-	}
-	cancel()
-	r.out.say("listening at %v for the service %s; let in: %s", l.session.LocalAddr(), r.service, names(allowed))
-	r.out.event(readyEvent{Event: "ready", Address: l.session.LocalAddr()})
-	return r.serve(ctx)
 }
 
-// resource is where the listener is found.
-func (r *listener) resource(jid.JID) string {
-	if own := r.account.Resource(); own != "" {
-		return own
-	}
-	return wellKnown(r.service)
-}
-
-// busy refuses streams beyond what is served.
-func (r *listener) busy() error {
-	switch {
-	case r.taken.Load():
-		return stanza.NewError(stanza.ServiceUnavailable, "there was one stream to be had here, and it is taken")
-	case r.active.Load() >= maxStreams:
-		return stanza.NewError(stanza.ResourceConstraint, "too many streams at once")
-	}
-	return nil
-}
-
-// serve takes streams until ctx or the login ends. The streams that are open
-// then do not need the login, and are let go on; ctx cuts them.
-func (r *listener) serve(ctx context.Context) error {
-	accepting, cancel := r.link.whileLoggedIn(ctx)
-	defer cancel()
-	var streams sync.WaitGroup
-	defer streams.Wait()
-	for {
-		conn, err := r.link.endpoint.Accept(accepting)
-		if err != nil {
-			if n := r.active.Load(); n > 0 && ctx.Err() == nil {
-				r.out.say("no longer listening; waiting for %d open streams to end", n)
-			}
-			return because(accepting, err)
-		}
-		r.active.Add(1)
-		if r.once {
-			r.taken.Store(true)
-			return r.serveOne(ctx, conn)
-		}
-		// Owned by serve, which waits for it; it ends with its stream, or by ctx.
-		streams.Go(func() {
-			if err := r.serveOne(ctx, conn); err != nil && ctx.Err() == nil {
-				r.out.fail(&contextError{"stream with " + conn.Peer().String(), err})
-			}
-		})
-	}
-}
-
-func (r *listener) serveOne(ctx context.Context, conn *dtcp.Conn) error {
-	defer r.active.Add(-1)
+// join joins a stream to what it is for.
+func (r *listener) join(ctx context.Context, conn *dtcp.Conn) error {
 	r.out.took(conn, true)
 	began := time.Now()
 	var bytes int64
@@ -187,7 +119,7 @@ func (r *listener) serveOne(ctx context.Context, conn *dtcp.Conn) error {
 		return err
 	}
 	r.out.trace("stream with %v ended: %d bytes", conn.Peer(), bytes)
-	r.out.ended(bytes, time.Since(began), "")
+	r.out.ended(bytes, time.Since(began))
 	return nil
 }
 

@@ -3,7 +3,7 @@
 //
 // This package is thin: flags, configuration, output, and the copying between a
 // stream and what it serves. The streams are package dtcp, the login is package
-// xmpp, and what is remembered is internal/profile.
+// xmpp, files are internal/transfer, and what is remembered is internal/profile.
 package main
 
 import (
@@ -50,13 +50,15 @@ func (t *tool) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "dtcp",
 		Short: "Reach a machine by its XMPP address",
-		Long: `dtcp gives two XMPP addresses a reliable, encrypted byte stream: direct whenever
-either side can be reached. Messages go to stderr, stdout is data only.
+		Long: `dtcp gives two XMPP addresses a reliable, encrypted byte stream, and sends files
+over it: direct whenever either side can be reached. Messages go to stderr, stdout is data only.
 
 Exit status: 0 ok, 1 failed or cut, 2 usage, 3 refused by the peer, 4 nobody
 there or no path, 5 login failed or account in conflict, 130 interrupted.`,
 		Example: `  dtcp demo
   dtcp login juliet@example.org
+  dtcp receive --dir Downloads
+  dtcp send photo.jpg juliet@example.org
   dtcp listen --to 127.0.0.1:22 --service ssh
   ssh -o ProxyCommand='dtcp dial juliet@example.org --service ssh' juliet@balcony`,
 		SilenceErrors: true,
@@ -82,6 +84,7 @@ there or no path, 5 login failed or account in conflict, 130 interrupted.`,
 	root.Flags().SortFlags = false
 	root.AddCommand(
 		t.demoCommand(), t.loginCommand(), t.logoutCommand(), t.accountsCommand(),
+		t.sendCommand(), t.receiveCommand(),
 		t.listenCommand(), t.dialCommand(), t.forwardCommand(), t.peersCommand(),
 	)
 	return root
@@ -97,14 +100,22 @@ func (t *tool) begin(c *cobra.Command) error {
 	if err := t.options.check(); err != nil {
 		return &usageError{err}
 	}
+	if t.retry > 0 && c.Annotations[retries] == "" {
+		return &usageError{fmt.Errorf("--retry: %s makes one attempt", c.CommandPath())}
+	}
 	t.began = true
 	data := c.Annotations[dataOnStdout] != ""
+	if dir := c.Flags().Lookup("dir"); dir != nil && dir.Value.String() == toStdout {
+		data = true
+	}
 	return t.out.configure(&t.options, data)
 }
 
-// dataOnStdout marks commands whose stdout belongs to the stream, so that
-// --json goes to stderr.
-const dataOnStdout = "data on stdout"
+// What commands are marked with.
+const (
+	dataOnStdout = "data on stdout" // it belongs to the stream, so that --json goes to stderr
+	retries      = "retries"        // --retry means something
+)
 
 // version says what this binary was built from.
 func version() string {

@@ -26,8 +26,10 @@ type output struct {
 	log     io.Writer // nil without --log
 	verbose bool
 
-	mu  sync.Mutex // held for one line
-	err error      // of the first write of a result that failed
+	mu   sync.Mutex // held for one line
+	err  error      // of the first write of a result that failed
+	bar  string     // drawn on the terminal where the next line will be
+	held bool       // the terminal belongs to a question: nothing is drawn
 }
 
 func newOutput(stdout, stderr io.Writer) *output { return &output{stdout: stdout, stderr: stderr} }
@@ -82,7 +84,50 @@ func (o *output) line(event, text string) {
 		o.events.Write(encode(messageEvent{event, text}))
 		return
 	}
+	o.erase()
 	fmt.Fprintf(o.stderr, "dtcp: %s\n", clean(text))
+	o.redraw()
+}
+
+// draw puts a line where the next message will be, in place of the last one.
+// An empty one takes it away. Messages go above it. stderr must be a terminal.
+func (o *output) draw(bar string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held {
+		o.bar = bar
+		return
+	}
+	if len(bar) < len(o.bar) {
+		o.erase()
+	}
+	o.bar = bar
+	o.redraw()
+}
+
+// hold has nothing drawn, until it is called with false.
+func (o *output) hold(held bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if held {
+		o.erase()
+	}
+	o.held = held
+	o.redraw()
+}
+
+// erase and redraw are for what writes to the terminal in between. Spaces do
+// what not every terminal has a command for. o.mu is held.
+func (o *output) erase() {
+	if o.bar != "" && !o.held {
+		fmt.Fprintf(o.stderr, "\r%s\r", strings.Repeat(" ", len(o.bar)))
+	}
+}
+
+func (o *output) redraw() {
+	if o.bar != "" && !o.held {
+		fmt.Fprintf(o.stderr, "\r%s", o.bar)
+	}
 }
 
 // print writes a result, a line of fields, to stdout; with --json the event
@@ -222,8 +267,8 @@ func (o *output) took(c *dtcp.Conn, loud bool) {
 }
 
 // ended says that a stream is over, and ended well.
-func (o *output) ended(bytes int64, d time.Duration, sha256 string) {
-	o.event(doneEvent{Event: "done", Bytes: bytes, Seconds: d.Round(time.Millisecond).Seconds(), SHA256: sha256})
+func (o *output) ended(bytes int64, d time.Duration) {
+	o.event(doneEvent{Event: "done", Bytes: bytes, Seconds: d.Round(time.Millisecond).Seconds()})
 }
 
 func milliseconds(d time.Duration) float64 {

@@ -14,8 +14,17 @@ const discoTime = 5 * time.Second
 // maxDisco bounds how many resources are asked.
 const maxDisco = 16
 
-// wellKnown is the resource that a listener takes by itself.
-func wellKnown(service string) string { return "dtcp." + service }
+// fileService is what send asks for and receive offers (doc/transfer.md).
+const fileService = "file"
+
+// wellKnown is the resource that a listener takes by itself; that of receive is
+// the shortest.
+func wellKnown(service string) string {
+	if service == fileService {
+		return "dtcp"
+	}
+	return "dtcp." + service
+}
 
 // resolve returns the full address to dial. One that is given is taken as it
 // is. Else it is the resource that announces the service, of those whose presence
