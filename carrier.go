@@ -41,11 +41,14 @@ type tcpCarrier struct {
 
 func newCarrier(rec *record, c *tls.Conn, early *bufio.Reader, p Path) *tcpCarrier {
 	t := &tcpCarrier{rec: rec, tls: c, path: p, reading: make(chan struct{}, 1), writing: make(chan struct{}, 1)}
-	if early.Buffered() > 0 || c == nil {
-		t.early = early
+	if c == nil {
+		rec.grow()
+		t.early = rec.r
+		return t
 	}
-	if c != nil {
-		rec.hold()
+	rec.hold()
+	if early.Buffered() > 0 {
+		t.early = early
 	}
 	return t
 }

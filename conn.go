@@ -104,7 +104,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.carrier.SetReadDead
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.carrier.SetWriteDeadline(t) }
 
 // copySize is the size of the pieces of ReadFrom and WriteTo.
-const copySize = 4 * gatherSize
+const copySize = gatherSize
 
 var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 

@@ -2,6 +2,7 @@ package dtcp
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -9,12 +10,15 @@ import (
 	"time"
 )
 
-// Sizes of what is gathered on the way to and from the socket. One write(2)
-// carries several TLS records, and one read(2) fetches several: bare crypto/tls
-// makes one call for each record of 16 KiB, and a small one more for its header.
+// Sizes, in bytes, of what is gathered on the way to and from the socket of a
+// stream. One write(2) carries many TLS records, and one read(2) fetches many:
+// bare crypto/tls makes one call and more for each record of 16 KiB. On the way
+// out the buffers are shared; on the way in each stream has its own. A
+// connection that is no stream yet makes do with a small one.
 const (
-	gatherSize = 64 << 10
-	readSize   = 64 << 10
+	gatherSize = 256 << 10
+	readSize   = 256 << 10
+	greetSize  = 4 << 10
 )
 
 // maxUnasked bounds what TLS may want to send while nobody writes: answers to
@@ -38,7 +42,7 @@ type record struct {
 }
 
 func newRecord(c net.Conn) *record {
-	return &record{Conn: c, r: bufio.NewReaderSize(c, readSize)}
+	return &record{Conn: c, r: bufio.NewReaderSize(c, greetSize)}
 }
 
 // NetConn returns the socket.
@@ -79,11 +83,18 @@ func (r *record) SetWriteDeadline(time.Time) error { return nil }
 // queue has line leave in front of what is written next.
 func (r *record) queue(line []byte) { r.out = append(r.out, line...) }
 
-// hold begins to gather.
+// hold begins to gather, in both directions.
 func (r *record) hold() {
+	r.grow()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.holding = true
+}
+
+// grow exchanges the small buffer for a large one. What is in it goes first.
+func (r *record) grow() {
+	rest, _ := r.r.Peek(r.r.Buffered()) // never fails: it is there
+	r.r = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(rest), r.Conn), readSize)
 }
 
 // Write implements [net.Conn] for TLS.
