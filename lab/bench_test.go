@@ -29,9 +29,15 @@ type contender struct {
 	run  func(*testing.T) round
 }
 
+// noise is what the ratio of a short run may lose on a machine that others use,
+// too. A regression is more than that; the bar itself is for -long, on a machine
+// that is left alone.
+const noise = 0.2
+
 // compare runs ours and the bare one in turns, prints the table, and fails the
-// test when the ratio of the median rates is below bar. Everything shares the
-// machine, so only ratios of one run mean anything.
+// test when the ratio of the rates is below bar, or, without -long, below it by
+// more than noise. Everything shares the machine, so only ratios of one run
+// mean anything.
 func compare(t *testing.T, rounds int, bar float64, ours, bare contender) {
 	t.Helper()
 	results := map[string][]round{}
@@ -57,8 +63,12 @@ func compare(t *testing.T, rounds int, bar float64, ours, bare contender) {
 	fmt.Fprintf(&table, "ratio %.3f (%.3f to %.3f), CPU ratio %.3f, bar %.2f", got, ratios[0], ratios[rounds-1],
 		medianOf(results[ours.name], round.cpuPerGB)/medianOf(results[bare.name], round.cpuPerGB), bar)
 	t.Log(table.String())
-	if got < bar {
-		t.Errorf("%s is at %.3f of %s, want at least %.2f", ours.name, got, bare.name, bar)
+	least := bar
+	if !*longFlag {
+		least -= noise
+	}
+	if got < least {
+		t.Errorf("%s is at %.3f of %s, want at least %.2f", ours.name, got, bare.name, least)
 	}
 }
 
