@@ -158,11 +158,6 @@ func (a *sending) handleResult(f fields) error {
 		return f.end(kindResult)
 	}
 	e := &a.list.entries[i]
-	a.mu.Lock()
-	if isClosed(a.went) && a.asked != nil && a.asked[i] != 0 {
-		a.closeAsk(i)
-	}
-	a.mu.Unlock()
 	switch status {
 	case 0:
 		a.settle(i, Stored, nil)
@@ -178,6 +173,12 @@ func (a *sending) handleResult(f fields) error {
 		a.settle(i, Failed, &EntryError{Reason: text})
 	default:
 		return protocolError("a result of unknown sort %d", status)
+	}
+	// Last: with the last question closed, files that are still pending are sent.
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if isClosed(a.went) && a.asked != nil && a.asked[i] != 0 {
+		a.closeAsk(i)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package transfer
 
 import (
-	"crypto/sha256"
 	"errors"
 	"hash"
 	"io"
@@ -60,7 +59,7 @@ func (t *receiving) createPart(i int, e *entry) (*part, error) {
 			t.mu.Lock()
 			t.parts[name] = own
 			t.mu.Unlock()
-			return &part{i: i, at: at, places: t.places, name: file, f: f, hash: sha256.New()}, nil
+			return &part{i: i, at: at, places: t.places, name: file, f: f, hash: newHash()}, nil
 		}
 		if err2 := t.journal.write(note{Part: own.Part, Gone: true}); err2 != nil || !errors.Is(err, fs.ErrExist) {
 			t.places.put(at)
@@ -123,7 +122,7 @@ func (t *receiving) resumePart(i int, own note, n int64) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.hash, p.n = sha256.New(), n
+	p.hash, p.n = newHash(), n
 	if err := t.hashInto(p.hash, p.f, n); err != nil {
 		p.close()
 		return nil, err

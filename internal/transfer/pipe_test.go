@@ -24,9 +24,7 @@ type half struct {
 	left   int64 // bytes until the whole pipe is cut; below 0: never
 	closed bool  // the writer closed
 	broken error // both ends are dead
-	deaf   bool  // what is written disappears
 	other  *half
-	passed int64 // bytes written
 }
 
 // pipe makes a pair of ends.
@@ -57,19 +55,6 @@ func (e *end) cutAfter(n int64) {
 	e.out.mu.Lock()
 	defer e.out.mu.Unlock()
 	e.out.left = n
-}
-
-// mute makes everything that this end writes disappear.
-func (e *end) mute() {
-	e.out.mu.Lock()
-	defer e.out.mu.Unlock()
-	e.out.deaf = true
-}
-
-func (e *end) written() int64 {
-	e.out.mu.Lock()
-	defer e.out.mu.Unlock()
-	return e.out.passed
 }
 
 func (e *end) Read(b []byte) (int, error) {
@@ -113,8 +98,6 @@ func (e *end) Write(b []byte) (int, error) {
 			h.other.fail(errPipeCut)
 			h.mu.Lock()
 			return done, errPipeCut
-		case h.deaf:
-			return done + len(b), nil
 		case len(h.buf) >= h.limit:
 			h.cond.Wait()
 			continue
@@ -125,7 +108,6 @@ func (e *end) Write(b []byte) (int, error) {
 			h.left -= int64(n)
 		}
 		h.buf = append(h.buf, b[:n]...)
-		h.passed += int64(n)
 		b, done = b[n:], done+n
 		h.cond.Broadcast()
 	}

@@ -427,7 +427,7 @@ func (t *receiving) hashFile(root *os.Root, name string, size int64) (sum [hashS
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return sum, errLink
 	}
-	h := sha256.New()
+	h := newHash()
 	if err := t.hashInto(h, f, size); err != nil {
 		return sum, err
 	}

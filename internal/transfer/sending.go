@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"hash"
@@ -32,7 +31,7 @@ type sending struct {
 	tally  tally
 	total  int64
 	moved  atomic.Bool
-	sent   atomic.Bool // all is sent: the receiver may say so
+	sent   atomic.Bool       // all is sent: the receiver may say so
 	states map[int]hash.Hash // of files that are resumed in the middle
 	sums   map[int]string    // of files at the top, for the result
 
@@ -209,7 +208,7 @@ func (a *sending) prefixes(q ask, buf *buffer) []byte {
 		return nil
 	}
 	defer in.Close()
-	h := sha256.New()
+	h := newHash()
 	var b []byte
 	at := int64(0)
 	for _, length := range q.lengths[:q.n] {
@@ -295,7 +294,7 @@ func (a *sending) sendFile(i int) error {
 		if offset != 0 {
 			return protocolError("an offset of which it could not know the hash")
 		}
-		h = sha256.New()
+		h = newHash()
 	}
 	if err := in.skip(offset); err != nil {
 		return a.giveUp(i, unreadable(err))
@@ -367,7 +366,7 @@ func (a *sending) sendStream(i int) error {
 	}
 	r := a.list.tops[i].source.stream
 	a.consumed, a.consumedName = true, a.list.entries[i].name
-	h := sha256.New()
+	h := newHash()
 	size := int64(0)
 	for {
 		if a.status(i) == Failed {

@@ -73,7 +73,7 @@ func (t *receiving) do(j job) error {
 func (t *receiving) beginLarge(i int, offset int64) error {
 	e := &t.offer.entries[i]
 	if t.r.Output != nil {
-		t.large = &part{i: i, hash: sha256.New(), out: t.r.Output}
+		t.large = &part{i: i, hash: newHash(), out: t.r.Output}
 		return nil
 	}
 	var p *part

@@ -197,6 +197,9 @@ func cut(err error) error {
 
 // put gives a piece to write. It waits while four are waiting already.
 func (s *stream) put(p piece) error {
+	if err := s.cause(); err != nil {
+		return err
+	}
 	select {
 	case s.out <- p:
 		return nil
