@@ -12,6 +12,7 @@ import (
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/profile"
+	"github.com/dtcp-relay/dtcp/internal/transfer"
 	"github.com/dtcp-relay/dtcp/xmpp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
@@ -33,6 +34,14 @@ func TestFailures(t *testing.T) {
 	noPath := &dtcp.NoPathError{Peer: juliet, Err: errors.New("no connection within 30s"), Attempts: []dtcp.Attempt{
 		{Candidate: dtcp.Candidate{Type: dtcp.Host}, Err: syscall.ECONNREFUSED},
 	}}
+	file := func(name string, err error) transfer.File { return transfer.File{Name: name, Err: err} }
+	sending := func(err error) error {
+		return &transferError{peer: juliet, sending: true, result: &transfer.Result{Files: 2}, err: err}
+	}
+	receiving := func(err error) error {
+		return &transferError{peer: romeo, result: &transfer.Result{Files: 2}, err: err}
+	}
+	cut := fmt.Errorf("%w: %w", transfer.ErrCut, io.ErrUnexpectedEOF)
 	for _, test := range []struct {
 		err  error
 		want int
@@ -68,6 +77,26 @@ func TestFailures(t *testing.T) {
 		{dial(fmt.Errorf("dtcp: %w", &silenceError{juliet, 30 * time.Second})), exitAbsent, "no answer from juliet@example.org/balcony in 30s", "dtcp listen"},
 		{dial(context.DeadlineExceeded), exitAbsent, "--timeout", "dtcp listen"},
 		{errNoRelay, exitAbsent, "no relay of our own", "address of this machine"},
+
+		{sending(transfer.Refuse("busy")), exitRefused, "juliet@example.org/balcony declined: busy", ""},
+		{sending(transfer.Refuse("")), exitRefused, "juliet@example.org/balcony declined", ""},
+		{sending(&transfer.RefusedError{Reason: "there is no room"}), exitFailed, "cannot take it: there is no room", ""},
+		{sending(&transfer.PartialError{Failed: []transfer.File{file("a", io.EOF)}}), exitFailed, "1 of 3 did not arrive", ""},
+		{sending(cut), exitFailed, "cut before its end, by the peer", "the same command resumes"},
+		{sending(fmt.Errorf("%w for 30s", transfer.ErrStalled)), exitFailed, "no progress for 30s: juliet@example.org/balcony is asleep", "resumes"},
+		{sending(&transfer.PeerError{Reason: "stopped"}), exitFailed, "stopped the transfer: stopped", "resumes"},
+		{sending(fmt.Errorf("a.bin: %w", transfer.ErrDiskFull)), exitFailed, "the disk is full", "room"},
+		{sending(&transfer.SourceError{Name: "x", Err: io.EOF}), exitFailed, "sending x: EOF", ""},
+		{sending(&transfer.SourceError{Name: "stdin", Err: cut}), exitFailed, "stdin is gone", ""},
+		{sending(&transfer.LimitError{What: "more than 3 files"}), exitFailed, "more than 3 files", ""},
+		{sending(errInterrupted), exitInterrupted, "interrupted", ""},
+		{receiving(errDeclined), exitFailed, "declined here", ""},
+		{receiving(&transfer.RefusedError{Reason: "there is no room"}), exitFailed, "cannot be taken: there is no room", ""},
+		{receiving(cut), exitFailed, "cut before its end, by the peer", "when the sender sends the same again"},
+		{receiving(transfer.ErrSuperseded), exitFailed, "has taken over", ""},
+		{receiving(&transfer.ProtocolError{What: "noise"}), exitFailed, "broke the file protocol: noise", ""},
+		{&dialError{peer: juliet, service: fileService, own: romeo, err: refused(stanza.Forbidden, "")}, exitRefused, "refuses", "dtcp receive --from romeo@example.org"},
+		{&dialError{peer: juliet, service: fileService, own: romeo, err: refused(stanza.ServiceUnavailable, "")}, exitAbsent, "nobody", "dtcp receive running"},
 
 		{&cutError{io.ErrUnexpectedEOF}, exitFailed, "cut before its end", ""},
 		{&localError{"writing to", "stdout", syscall.ENOSPC}, exitFailed, "writing to stdout: no space", ""},

@@ -36,6 +36,7 @@ func (ps *processes) kill() {
 type process struct {
 	cmd            *exec.Cmd
 	stdin          io.WriteCloser
+	terminal       *terminal // nil: it has none; else it is stdin and stderr
 	stdout, stderr transcript
 	seen           map[string]int // how far await has read, by stream
 }
@@ -80,6 +81,9 @@ func (p *process) finish(ts *testscript.TestScript, want string) {
 	}()
 	<-ended
 	timer.Stop()
+	if p.terminal != nil {
+		p.terminal.drain()
+	}
 	stdout, stderr := p.stdout.text(), p.stderr.text()
 	io.WriteString(ts.Stdout(), stdout)
 	io.WriteString(ts.Stderr(), stderr)
@@ -99,17 +103,33 @@ func named(ts *testscript.TestScript, args []string, n int, usage string) *proce
 	return p
 }
 
-// start NAME PROGRAM [ARG...] starts a program.
+// start [-tty] NAME PROGRAM [ARG...] starts a program. With -tty its stdin and
+// its stderr are a terminal of its own.
 func cmdStart(ts *testscript.TestScript, _ bool, args []string) {
+	tty := len(args) > 0 && args[0] == "-tty"
+	if tty {
+		args = args[1:]
+	}
 	if len(args) < 2 {
-		ts.Fatalf("usage: start NAME PROGRAM [ARG...]")
+		ts.Fatalf("usage: start [-tty] NAME PROGRAM [ARG...]")
 	}
 	all := ts.Value(processesKey{}).(*processes).all
 	if all[args[0]] != nil {
 		ts.Fatalf("there is a process with the name %s", args[0])
 	}
 	p := newProcess(ts, args[1:])
-	ts.Check(p.cmd.Start())
+	if tty {
+		p.stdin.Close()
+		var err error
+		p.terminal, err = openTTY(p.cmd, &p.stderr)
+		ts.Check(err)
+		p.stdin = p.terminal
+	}
+	err := p.cmd.Start()
+	if tty {
+		p.terminal.started()
+	}
+	ts.Check(err)
 	all[args[0]] = p
 }
 
@@ -156,17 +176,18 @@ func cmdEOF(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(named(ts, args, 1, "eof NAME").stdin.Close())
 }
 
-// signal NAME INT|TERM|HUP sends a signal.
+// signal NAME INT|TERM|HUP|KILL sends a signal.
 func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
-	p := named(ts, args, 2, "signal NAME INT|TERM|HUP")
-	number, ok := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP}[args[1]]
+	p := named(ts, args, 2, "signal NAME INT|TERM|HUP|KILL")
+	number, ok := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL}[args[1]]
 	if !ok {
 		ts.Fatalf("unknown signal %s", args[1])
 	}
 	ts.Check(p.cmd.Process.Signal(number))
 }
 
-// end NAME STATUS waits for the end of a process and checks its exit status.
+// end NAME STATUS waits for the end of a process and checks its exit status,
+// which is -1 if a signal has ended it.
 func cmdEnd(ts *testscript.TestScript, _ bool, args []string) {
 	named(ts, args, 2, "end NAME STATUS").finish(ts, args[1])
 }

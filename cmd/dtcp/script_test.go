@@ -29,14 +29,14 @@ import (
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"dtcp": main}) }
 
 // scripts is how many there are: a folder that moved would pass silently.
-const scripts = 20
+const scripts = 27
 
 // TestScripts runs the promises of the command line, one script each, against
 // an XMPP server on loopback that each script has for itself. The scripts know
 // the commands of package testscript and those in scriptCommands, and find in
 // their environment:
 //
-//	JULIET, ROMEO  configuration directories that are logged in
+//	JULIET, ROMEO, TYBALT  configuration directories that are logged in
 //	SERVER, CA     how to reach the XMPP server, whose domain is example.test
 //	LOOP           the flag that keeps streams on 127.0.0.1
 //	ECHO           a TCP server that answers the end of input by the input
@@ -132,6 +132,7 @@ func setUpScript(env *testscript.Env) error {
 	}
 	env.Setenv("JULIET", filepath.Join(env.WorkDir, "juliet"))
 	env.Setenv("ROMEO", filepath.Join(env.WorkDir, "romeo"))
+	env.Setenv("TYBALT", filepath.Join(env.WorkDir, "tybalt"))
 	env.Setenv("DTCP_CONFIG", filepath.Join(env.WorkDir, "config"))
 	env.Setenv("SERVER", listener.Addr().String())
 	env.Setenv("CA", filepath.Join(env.WorkDir, "ca.pem"))
@@ -190,6 +191,11 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"take":   cmdTake,
 	"cut":    cmdCut,
 	"friend": cmdFriend,
+	"random": cmdRandom,
+	"same":   cmdSame,
+	"mark":   cmdMark,
+	"grown":  cmdGrown,
+	"offer":  cmdOffer,
 }
 
 // status [-in FILE] STATUS PROGRAM [ARG...] runs a program and checks its exit
