@@ -88,9 +88,21 @@ func (c *consent) mayAsk(ctx context.Context, r *dtcp.Request) error {
 	if c.terminal != nil {
 		// A stream would tell a stranger an address of this machine. Through a relay
 		// it would not, and then the user could be asked.
-		c.out.say("%v, who is no contact, wants to send files; strangers are let in through a relay only, and this version has none. --from %[1]v lets this one in", who)
+		c.out.say("%v, who is no contact, wants to send %s; strangers are let in through a relay only, and this version has none. --from %[1]v lets this one in", who, announced(r))
 	}
 	return refusal
+}
+
+// announced words what a request says of its files.
+func announced(r *dtcp.Request) string {
+	if r.Files < 0 {
+		return "files"
+	}
+	text := count(int(r.Files), "file")
+	if r.Bytes >= 0 {
+		text += ", " + size(r.Bytes)
+	}
+	return text
 }
 
 // isContact reports whether a user may see our presence, and so is no stranger.

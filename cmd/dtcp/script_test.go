@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"dtcp": main}) }
 
 // scripts is how many there are: a folder that moved would pass silently.
-const scripts = 27
+const scripts = 28
 
 // TestScripts runs the promises of the command line, one script each, against
 // an XMPP server on loopback that each script has for itself. The scripts know
