@@ -16,7 +16,8 @@ func (t *tool) dialCommand() *cobra.Command {
 		Short: "Join stdin and stdout to a service of a peer",
 		Long: `dial gets a stream to a service of the peer and copies stdin to it and what comes
 to stdout. Each direction ends by itself: the end of stdin is passed on, and the
-peer may go on sending. The exit status is 0 only if both ended as they should.
+peer may go on sending. Where stdin is a terminal, dial ends when the peer has ended
+its direction. The exit status is 0 only if both ended as they should.
 
 A JID without a resource stands for the resource that announces the service, or
 else for JID/dtcp.NAME, which dtcp listen takes. With a resource it is dialed as

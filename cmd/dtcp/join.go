@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"golang.org/x/term"
 )
 
 // stream is what a dtcp.Conn can do that matters here.
@@ -24,6 +26,7 @@ type side struct {
 	inName   string // for errors
 	outName  string
 	closeOut func() error // passes on that the peer has ended its direction
+	typed    bool         // in is a person, who has nothing to say to a peer that has ended
 	cut      func()       // says to the other end that this is not all, and unblocks in and out; nil if it cannot be done
 }
 
@@ -31,6 +34,7 @@ type side struct {
 func standard() side {
 	return side{
 		in: os.Stdin, out: quietWriter{os.Stdout}, inName: "stdin", outName: "stdout",
+		typed:    term.IsTerminal(int(os.Stdin.Fd())),
 		closeOut: os.Stdout.Close, // so that a pipe behind it ends, too, whatever stdin does
 	}
 }
@@ -106,22 +110,26 @@ func (w localWriter) Write(p []byte) (int, error) {
 // join copies both ways until both directions have ended, each by itself, and
 // closes the stream. When anything fails, or ctx ends, both sides are cut, so
 // that neither takes what it has for the whole. bytes counts both directions.
+// Where s is typed, both end with the direction of the peer, and bytes counts
+// that one alone.
 //
 // Where s has no cut, join may return while something still waits for s.in: it
 // is the last thing that the process does.
 func join(ctx context.Context, conn stream, s side) (bytes int64, err error) {
 	type half struct {
-		bytes int64
-		err   error
+		bytes    int64
+		err      error
+		received bool
 	}
 	halves := make(chan half, 2)
-	// Both are owned by this call. They end with their direction, or by cut.
+	// Both are owned by this call. They end with their direction, or by cut, or,
+	// where there is none, with the process.
 	go func() {
 		n, err := io.Copy(conn, localReader{s})
 		if err == nil {
 			err = conn.CloseWrite()
 		}
-		halves <- half{n, err}
+		halves <- half{n, err, false}
 	}()
 	go func() {
 		n, err := io.Copy(localWriter{s}, conn)
@@ -130,13 +138,30 @@ func join(ctx context.Context, conn stream, s side) (bytes int64, err error) {
 				err = &localError{"closing", s.outName, err}
 			}
 		}
-		halves <- half{n, err}
+		halves <- half{n, err, true}
 	}()
 	stop := context.AfterFunc(ctx, func() { conn.Abort() })
 	defer stop()
+	var interrupted <-chan struct{}
+	if s.cut == nil {
+		interrupted = ctx.Done() // else cut makes both end
+	}
 	for range 2 {
-		h := <-halves
+		var h half
+		select {
+		case h = <-halves:
+		case <-interrupted:
+			select {
+			case h = <-halves:
+			default:
+				conn.Abort()
+				return bytes, context.Cause(ctx)
+			}
+		}
 		bytes += h.bytes
+		if h.err == nil && h.received && s.typed {
+			break
+		}
 		if h.err == nil || err != nil {
 			continue
 		}

@@ -131,6 +131,66 @@ func TestJoinDoesNotWaitForStdin(t *testing.T) {
 	}
 }
 
+// Nor does it when it is told to end, whatever else has ended by then.
+func TestJoinIsInterruptedWhateverStandsStill(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		peer func(*net.TCPConn)
+	}{
+		{"nobody types, and the peer has ended its direction", func(peer *net.TCPConn) { peer.CloseWrite() }},
+		{"nobody types, and the peer is gone", func(peer *net.TCPConn) { peer.Close() }},
+		{"nobody reads", func(peer *net.TCPConn) { io.WriteString(peer, "some") }},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		near, peer := pair(t)
+		stdin, typist := io.Pipe()
+		reader, stdout := io.Pipe()
+		ended := make(chan struct{})
+		standing := side{
+			in: stdin, out: stdout, inName: "stdin", outName: "stdout",
+			closeOut: func() error { close(ended); return nil },
+		}
+		test.peer(peer)
+		results := make(chan result, 1)
+		// Owned by the test, which waits for its result.
+		go func() {
+			n, err := join(ctx, tcpStream{near}, standing)
+			results <- result{n, err}
+		}()
+		if test.name == "nobody reads" {
+			reader.Read(make([]byte, 1)) // the rest of it stays
+		} else {
+			<-ended
+		}
+		cancel(errInterrupted)
+		if r := <-results; !errors.Is(r.err, errInterrupted) {
+			t.Errorf("%s: join returned %v", test.name, r.err)
+		}
+		if _, err := io.ReadAll(peer); err == nil && test.name != "nobody types, and the peer is gone" {
+			t.Errorf("%s: the peer sees a good end", test.name)
+		}
+		typist.Close()
+		reader.Close()
+	}
+}
+
+// A person at a terminal has nothing to say to a peer that has ended; a pipe may
+// have.
+func TestJoinEndsWithThePeerAtATerminal(t *testing.T) {
+	near, peer := pair(t)
+	stdin, typist := io.Pipe()
+	defer typist.Close()
+	io.WriteString(peer, "good morrow")
+	peer.CloseWrite()
+	n, err := join(t.Context(), tcpStream{near}, side{in: stdin, out: io.Discard, closeOut: func() error { return nil }, typed: true})
+	if err != nil || n != int64(len("good morrow")) {
+		t.Errorf("join returned %d, %v", n, err)
+	}
+	if got, err := io.ReadAll(peer); err != nil || len(got) > 0 {
+		t.Errorf("the peer sees %q, %v, want a good end", got, err)
+	}
+}
+
 // served runs a command on a stream and returns the peer's end.
 func served(t *testing.T, ctx context.Context, line string) (peer *net.TCPConn, done <-chan result) {
 	t.Helper()

@@ -36,8 +36,9 @@ func (t *tool) listenCommand() *cobra.Command {
 		Use:   "listen",
 		Short: "Offer a service to peers: stdin and stdout, a TCP address, or a command",
 		Long: `listen offers a service to those who are allowed. Without --to and --exec it
-joins one stream to stdin and stdout, and ends with it. With one of them it serves
-many streams at once until it is ended.
+joins one stream to stdin and stdout, and ends with it: when both directions have
+ended, or, where stdin is a terminal, when the peer has ended its own. With one of
+them it serves many streams at once until it is ended.
 
 It is found at the resource of --account, or at dtcp.NAME without one. Without
 --allow only the own account is let in, from another of its resources.`,
