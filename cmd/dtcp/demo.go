@@ -130,7 +130,7 @@ func (t *tool) demoFile(ctx context.Context, romeo, juliet *demoPeer) error {
 		return errors.New("what was received is not what was sent")
 	}
 	t.out.say("the same on both ends: the stream works; the file is removed again")
-	t.out.done(got.result)
+	t.out.done(got.result, sent.Elapsed)
 	return nil
 }
 

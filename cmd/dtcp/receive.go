@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -114,6 +115,7 @@ func (r *receiver) receive(ctx context.Context, conn *dtcp.Conn) error {
 	r.out.took(conn, true)
 	files := &ledger{out: r.out, peer: "here"}
 	var gauge *gauge
+	var began time.Time
 	t := transfer.Receiver{
 		From: peer.Bare().String(), Folder: r.folder,
 		Accept: func(ctx context.Context, o *transfer.Offer) error {
@@ -124,7 +126,7 @@ func (r *receiver) receive(ctx context.Context, conn *dtcp.Conn) error {
 			if err := r.takePlace(ctx, peer); err != nil {
 				return err
 			}
-			gauge = r.meter.gauge()
+			gauge, began = r.meter.gauge(), time.Now()
 			r.out.say("receiving %s from %v: %s", describe(o), peer, listed(o))
 			return nil
 		},
@@ -142,7 +144,7 @@ func (r *receiver) receive(ctx context.Context, conn *dtcp.Conn) error {
 	files.failed(result.Failed)
 	switch {
 	case err == nil:
-		r.out.stored(result, "received", "from", peer.String())
+		r.out.stored("received", result, "from "+peer.String(), time.Since(began))
 		return nil
 	case ctx.Err() != nil && gauge != nil && r.folder != nil:
 		r.out.say("stopped: what has arrived of %v is kept; it resumes when the same is sent again", peer)

@@ -12,7 +12,7 @@ import (
 
 // How much is told of single files: a folder may hold very many.
 const (
-	maxNotes  = 20  // of what is no failure
+	maxNotes  = 10  // of what is no failure
 	maxFailed = 100 // of what is
 	maxNames  = 8   // in a description
 )
@@ -76,24 +76,35 @@ func (l *ledger) failed(files []transfer.File) {
 	}
 }
 
-// stored says how a transfer went that ended well; verb is "sent … to", or
-// "received … from".
-func (o *output) stored(r *transfer.Result, did, preposition, peer string) {
-	text := fmt.Sprintf("%s %s (%s) %s %s in %.1f s", did, count(r.Files, "file"), size(r.Bytes), preposition, peer, r.Elapsed.Seconds())
-	if fresh := r.Bytes - r.Resumed; r.Resumed > 0 {
-		text += fmt.Sprintf("; %s of that were there already", size(r.Resumed))
-	} else if s := r.Elapsed.Seconds(); s >= 1 && fresh > 0 {
-		text += fmt.Sprintf(", %s/s", size(int64(float64(fresh)/s)))
+// stored says that a transfer ended well. did is "sent" or "received", to or from
+// a peer, since when the receiver had accepted.
+func (o *output) stored(did string, r *transfer.Result, toOrFrom string, took time.Duration) {
+	text := fmt.Sprintf("%s %s (%s) %s in %.1f s", did, count(r.Files, "file"), size(r.Bytes), toOrFrom, took.Seconds())
+	if fresh := r.Bytes - r.Resumed; took >= time.Second && fresh > 0 {
+		text += fmt.Sprintf(", %s/s", size(int64(float64(fresh)/took.Seconds())))
+	}
+	if r.Present > 0 {
+		text += fmt.Sprintf("; %d of them %s there already", r.Present, wasOrWere(r.Present))
+	}
+	if r.Resumed > 0 {
+		text += fmt.Sprintf("; %s did not have to be sent again", size(r.Resumed))
 	}
 	o.say("%s", text)
-	o.done(r)
+	o.done(r, took)
+}
+
+func wasOrWere(n int) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
 }
 
 // done is for programs that a transfer ended well.
-func (o *output) done(r *transfer.Result) {
+func (o *output) done(r *transfer.Result, took time.Duration) {
 	o.event(doneEvent{
 		Event: "done", Bytes: r.Bytes, Resumed: r.Resumed,
-		Seconds: r.Elapsed.Round(time.Millisecond).Seconds(), SHA256: r.SHA256,
+		Seconds: took.Round(time.Millisecond).Seconds(), SHA256: r.SHA256,
 	})
 }
 

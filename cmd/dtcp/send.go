@@ -30,9 +30,9 @@ type sender struct {
 	peer jid.JID
 	what *transfer.Offer
 
-	found    jid.JID     // the resource that was said last
-	waiting  *time.Timer // until the user is told that the peer thinks; nil before the first stream
-	accepted atomic.Bool // in some attempt
+	found    jid.JID                   // the resource that was said last
+	waiting  *time.Timer               // until the user is told that the peer thinks; nil before the first stream
+	accepted atomic.Pointer[time.Time] // when it was first; nil: not yet
 }
 
 func (t *tool) sendCommand() *cobra.Command {
@@ -139,9 +139,9 @@ func (t *tool) send(ctx context.Context, peer jid.JID, sources []transfer.Source
 	files.failed(result.Failed)
 	switch {
 	case err == nil:
-		t.out.stored(result, "sent", "to", s.found.String())
+		t.out.stored("sent", result, "to "+s.found.String(), time.Since(*s.accepted.Load()))
 		return nil
-	case ctx.Err() != nil && s.accepted.Load():
+	case ctx.Err() != nil && s.accepted.Load() != nil:
 		t.out.say("stopped: what %v has is kept there; the same command resumes", s.found)
 	}
 	return s.failure(result, err)
@@ -191,8 +191,11 @@ func (c *sendingConn) Close() error {
 }
 
 func (s *sender) accept() {
-	s.accepted.Store(true)
-	s.waiting.Stop()
+	now := time.Now()
+	s.accepted.CompareAndSwap(nil, &now)
+	if !s.waiting.Stop() {
+		s.out.say("accepted")
+	}
 }
 
 // again reports whether an attempt that got no stream is worth another: whoever
