@@ -137,9 +137,6 @@ func (e *refusedHere) Error() string { return e.err.Error() }
 
 // negotiate waits for the offer, asks, and plans.
 func (t *receiving) negotiate() error {
-	if err := t.st.say(hello()); err != nil {
-		return err
-	}
 	timer := time.NewTimer(offerTime)
 	defer timer.Stop()
 	select {

@@ -146,11 +146,8 @@ func (a *sending) wait(c <-chan struct{}) error {
 	}
 }
 
-// offer says hello and what there is to send.
+// offer says what there is to send.
 func (a *sending) offer() error {
-	if err := a.pack.frame(hello()); err != nil {
-		return err
-	}
 	var b []byte
 	for i := range a.list.entries {
 		b = appendEntry(b, &a.list.entries[i])

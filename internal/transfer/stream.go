@@ -86,8 +86,9 @@ func newStream(ctx context.Context, rw io.ReadWriteCloser, stall time.Duration) 
 	return s
 }
 
-// start begins to read, write and watch.
+// start says hello and begins to read, write and watch.
 func (s *stream) start() {
+	s.out <- piece{b: hello()} // it has room, and whatever is said later comes behind it
 	// Owned by the stream. read ends when rw is closed, write when finish is
 	// closed and rw takes no more, watch with ctx. end waits for the three.
 	s.tasks.Go(s.read)
