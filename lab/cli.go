@@ -91,7 +91,12 @@ type Event struct {
 	Remote      string  `json:"remote"`
 	Fingerprint string  `json:"fingerprint"`
 	SetupMS     float64 `json:"setup_ms"`
+	Files       int64   `json:"files"`
 	Bytes       int64   `json:"bytes"`
+	Resumed     int64   `json:"resumed"`
+	SHA256      string  `json:"sha256"`
+	Name        string  `json:"name"`
+	Code        int     `json:"code"`
 	Message     string  `json:"message"`
 }
 
@@ -227,6 +232,15 @@ func (r *Run) Messages() string { return r.messages.String() }
 func (u *User) Listen(tb testing.TB, streams Streams, args ...string) *Run {
 	tb.Helper()
 	run := u.Start(tb, streams, append([]string{"listen"}, args...)...)
+	run.Await(tb, "ready")
+	return run
+}
+
+// Receive starts "dtcp receive" into a folder, or to standard output if that is
+// "-", with further arguments, and waits until it is ready.
+func (u *User) Receive(tb testing.TB, streams Streams, dir string, args ...string) *Run {
+	tb.Helper()
+	run := u.Start(tb, streams, append([]string{"receive", "--dir", dir}, args...)...)
 	run.Await(tb, "ready")
 	return run
 }

@@ -4,12 +4,15 @@ package lab
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // An SSHD is a running OpenSSH server that lets in the user who runs the test.
@@ -17,6 +20,7 @@ type SSHD struct {
 	Addr    string   // on loopback
 	Login   string   // the user's name
 	Options []string // for ssh: its identity and the server's key, checked under the name Alias
+	process *Process
 }
 
 // sshAlias is the name under which the server's key is known to the client.
@@ -62,7 +66,7 @@ LogLevel VERBOSE
 	cmd.Stdout, cmd.Stderr = log, log
 	showOnFailure(tb, "sshd", log.String)
 	p := Launch(tb, "sshd", cmd)
-	s := &SSHD{Addr: loopback(port), Login: me.Username, Options: []string{
+	s := &SSHD{Addr: loopback(port), Login: me.Username, process: p, Options: []string{
 		"-F", "none", "-i", userKey,
 		"-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
 		"-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile=" + known,
@@ -93,4 +97,52 @@ func (s *SSHD) SSH(tb testing.TB, proxy []string, command string) []string {
 	}
 	line := append([]string{path(tb, "ssh")}, s.Options...)
 	return append(line, "-o", "ProxyCommand="+strings.Join(quoted, " "), s.Login+"@"+sshAlias, command)
+}
+
+// SCP is the command line that copies a file, or a folder with all it holds, to
+// an absolute path at s.
+func (s *SSHD) SCP(tb testing.TB, source, target string) []string {
+	tb.Helper()
+	host, port, err := net.SplitHostPort(s.Addr)
+	if err != nil {
+		tb.Fatalf("lab: %v", err)
+	}
+	line := append([]string{path(tb, "scp"), "-q", "-r", "-p", "-P", port}, s.Options...)
+	return append(line, source, s.Login+"@"+host+":"+target)
+}
+
+// CPU is the processor time of the connections that have ended. It waits until
+// none is left.
+func (s *SSHD) CPU(tb testing.TB) time.Duration {
+	tb.Helper()
+	pid := s.process.cmd.Process.Pid
+	for deadline := time.Now().Add(stopGrace); ; time.Sleep(time.Millisecond) {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+		if err != nil {
+			tb.Fatalf("lab: %v", err)
+		}
+		if len(children) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("lab: sshd still serves %s", children)
+		}
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		tb.Fatalf("lab: %v", err)
+	}
+	// Behind the name, which is in parentheses, the 14th and the 15th field are
+	// the times of the reaped children, in hundredths of a second: proc(5).
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	var ticks int64
+	for _, field := range fields[13:15] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			tb.Fatalf("lab: /proc/%d/stat: %v", pid, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }

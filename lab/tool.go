@@ -25,6 +25,8 @@ var Tools = []Tool{
 	{"sshd", "openssh-server"},
 	{"ssh", "openssh-client"},
 	{"ssh-keygen", "openssh-client"},
+	{"scp", "openssh-client"},
+	{"setpriv", "util-linux"},
 	{"git", "git"},
 	{"tar", "tar"},
 	{"sha256sum", "coreutils"},
