@@ -140,7 +140,7 @@ func (c *consent) decide(ctx context.Context, peer jid.JID, o *transfer.Offer) e
 func question(peer jid.JID, o *transfer.Offer, where string) []string {
 	lines := []string{fmt.Sprintf("%v wants to send %s: %s", peer, describe(o), listed(o))}
 	place := "to be stored in " + where
-	if o.Room >= 0 {
+	if o.Room >= 0 && where != stdoutName {
 		place += fmt.Sprintf(", where %s are free", size(o.Room))
 	}
 	if o.Present > 0 {

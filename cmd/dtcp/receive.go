@@ -21,8 +21,12 @@ const (
 	maxSenders   = 16
 )
 
-// toStdout is the value of --dir that stands for stdout.
-const toStdout = "-"
+// toStdout is the value of --dir that stands for stdout, and stdoutName its name
+// for people.
+const (
+	toStdout   = "-"
+	stdoutName = "stdout"
+)
 
 // receiver is the state of dtcp receive.
 type receiver struct {
@@ -71,7 +75,7 @@ is called NAME.part, and resumes when the sender repeats.
 			return err
 		}
 		if dir == toStdout {
-			r.once, r.where = true, "stdout"
+			r.once, r.where = true, stdoutName
 			return r.run(c.Context())
 		}
 		if r.folder, err = transfer.OpenFolder(dir); err != nil {
