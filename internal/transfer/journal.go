@@ -68,10 +68,7 @@ func openJournal(d *Folder, from string) (*journal, map[string]note, map[string]
 	if j.f, err = d.root.OpenFile(j.name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return nil, nil, nil, err
 	}
-	if !lock(j.f) {
-		j.discard()
-		return nil, nil, nil, errors.New("the folder cannot lock files")
-	}
+	lock(j.f)
 	line, _ := json.Marshal(heading{Receiving: journalVersion, From: from})
 	if _, err := j.f.Write(append(line, '\n')); err != nil {
 		j.discard()

@@ -23,3 +23,6 @@ func renameNew(dir *os.File, from, to string) error {
 func flush(f *os.File, from, n int64) {
 	_ = unix.SyncFileRange(int(f.Fd()), from, n, unix.SYNC_FILE_RANGE_WRITE)
 }
+
+// syncAll writes what was written to the file system of dir to the disk.
+func syncAll(dir *os.File) { _ = unix.Syncfs(int(dir.Fd())) }

@@ -20,9 +20,10 @@ func isFull(err error) bool {
 }
 
 // lock takes a lock that ends with the process, or with f; false if somebody
-// else, in this process or another, has it.
+// else, in this process or another, has it. Where files cannot be locked,
+// nobody has it.
 func lock(f *os.File) bool {
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+	return !errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // freeSpace is the room that this user has where dir lies; -1 if the system

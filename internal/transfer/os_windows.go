@@ -18,11 +18,13 @@ func isFull(err error) bool {
 }
 
 // lock takes a lock that ends with the process, or with f; false if somebody
-// else, in this process or another, has it. It lies far behind the end of the
-// file, so that others can still read it.
+// else, in this process or another, has it. Where files cannot be locked,
+// nobody has it. It lies far behind the end of the file, so that others can
+// still read it.
 func lock(f *os.File) bool {
 	at := windows.Overlapped{OffsetHigh: math.MaxInt32}
-	return windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &at) == nil
+	err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &at)
+	return !errors.Is(err, windows.ERROR_LOCK_VIOLATION) && !errors.Is(err, windows.ERROR_IO_PENDING)
 }
 
 // freeSpace is the room that this user has where dir lies; -1 if the system

@@ -164,7 +164,7 @@ func (t *receiving) finishPart(p *part, sum [hashSize]byte, status int) error {
 		t.dropPart(i)
 		return t.fail(i, errHash)
 	}
-	if e.typ == typeStream || e.size > smallSize {
+	if e.typ == typeStream || e.size > smallSize || t.few {
 		t.st.syncing.Add(1)
 		err := p.f.Sync()
 		t.st.syncing.Add(-1)

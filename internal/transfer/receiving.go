@@ -24,6 +24,7 @@ type receiving struct {
 
 	offer    *manifest // handle's until offered is closed, then read only but for statuses
 	offered  chan struct{}
+	few      bool        // there are so few small files that each is written to the disk
 	accepted atomic.Bool // by Accept
 	ready    atomic.Bool // files may come: the maps below do not change their keys any more
 	jobs     chan job
@@ -150,6 +151,7 @@ func (t *receiving) negotiate() error {
 	defer t.working.Add(-1)
 	t.begun = make([]bool, len(t.offer.entries))
 	offer := t.offer.offer(t.r.From)
+	t.few = offer.Files <= maxFew
 	t.total.Store(offer.Bytes)
 	if offer.Streams > 0 {
 		t.total.Store(-1)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 )
 
 // flushSize is after how many bytes of a large file the system is told to
@@ -60,8 +61,7 @@ func (t *receiving) do(j job) error {
 	case kindFile:
 		return t.beginLarge(j.i, j.n)
 	case kindData:
-		defer buffers.Put(j.buf)
-		return t.writeLarge(j.i, j.data)
+		return t.writeLarge(j)
 	case kindEnd:
 		return t.endLarge(j.i, j.n, j.sum)
 	case kindGiveUp:
@@ -101,28 +101,28 @@ func (t *receiving) beginLarge(i int, offset int64) error {
 
 // writeLarge appends to the large file. Bytes of a file that has failed are on
 // their way until the sender has heard of it; they are dropped.
-func (t *receiving) writeLarge(i int, b []byte) error {
+func (t *receiving) writeLarge(j job) error {
 	p := t.large
-	if p == nil || p.i != i {
+	if p == nil || p.i != j.i {
+		buffers.Put(j.buf)
 		return nil
 	}
-	p.hash.Write(b)
+	p.hash.Write(j.data)
+	var err error
 	if p.out != nil {
-		if err := t.writeOut(p.out, b); err != nil {
-			t.large = nil
-			return t.fail(i, err)
-		}
-		p.n += int64(len(b))
-		return nil
+		err = t.writeOut(p.out, j)
+	} else {
+		err = t.write(p.f, p.name, j.data)
+		buffers.Put(j.buf)
 	}
-	if err := t.write(p.f, p.name, b); err != nil {
+	if err != nil {
 		p.close()
 		t.large = nil
-		return t.fail(i, err)
+		return t.fail(j.i, err)
 	}
-	p.n += int64(len(b))
+	p.n += int64(len(j.data))
 	t.st.worked.Add(1)
-	if p.n-p.flushed >= flushSize {
+	if p.out == nil && p.n-p.flushed >= flushSize {
 		flush(p.f, p.flushed, p.n-p.flushed)
 		p.flushed = p.n
 	}
@@ -141,20 +141,21 @@ func (t *receiving) write(f *os.File, name string, b []byte) error {
 }
 
 // writeOut writes to what may be a pipe that nobody reads for hours. The
-// sender hears that we wait for it.
-func (t *receiving) writeOut(w io.Writer, b []byte) error {
+// sender hears that we wait for it. The buffer goes back to buffers unless the
+// transfer ends before the pipe has taken it.
+func (t *receiving) writeOut(w io.Writer, j job) error {
 	t.st.outside.Add(1)
 	defer t.st.outside.Add(-1)
-	own := append([]byte(nil), b...)
 	done := make(chan error, 1)
 	// Owned by this call, which waits for it unless the transfer ends before.
 	// Then it ends when the pipe takes the bytes or is closed.
 	go func() {
-		_, err := w.Write(own)
+		_, err := w.Write(j.data)
 		done <- err
 	}()
 	select {
 	case err := <-done:
+		buffers.Put(j.buf)
 		return err
 	case <-t.st.ctx.Done():
 		return t.st.cause()
@@ -359,13 +360,45 @@ func (t *receiving) finish() error {
 		if err := t.dressFolders(); err != nil {
 			return err
 		}
-		// Names are as safe as bytes then; systems that cannot do it do it anyway.
-		t.st.syncing.Add(1)
-		_ = t.r.Folder.dir.Sync()
-		t.st.syncing.Add(-1)
+		t.sync()
 	}
 	t.finished = true
 	return t.st.say(numbers(kindComplete, uint64(t.tally.files.Load()), uint64(t.tally.bytes.Load())))
+}
+
+// maxFew is how many small files are written to the disk one by one.
+const maxFew = 64
+
+// maxSync is how long the last writing to the disk may hold up the good news:
+// it may be somebody else's gigabytes that it waits for.
+const maxSync = 5 * time.Second
+
+// sync writes names to the disk, and the bytes of small files if there are many.
+func (t *receiving) sync() {
+	t.st.syncing.Add(1)
+	defer t.st.syncing.Add(-1)
+	if t.few {
+		_ = t.r.Folder.dir.Sync() // systems that cannot do it do it anyway
+		return
+	}
+	dir, err := t.r.Folder.root.Open(".")
+	if err != nil {
+		return
+	}
+	done := make(chan struct{})
+	// Owned by this call, which waits for it, but not for long. It ends with the
+	// disk.
+	go func() {
+		defer close(done)
+		syncAll(dir)
+		_ = dir.Close()
+	}()
+	timer := time.NewTimer(maxSync)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 var errNotSent = errors.New("the sender did not send it")
