@@ -148,10 +148,17 @@ func bareIdentity(t *testing.T) string {
 func pumpBare(t *testing.T, identity, file string, size int64) round {
 	t.Helper()
 	in, null := openStreams(t, file)
-	start := func(stdin, stdout *os.File, args ...string) (*lab.Process, *bufio.Scanner) {
+	return runBare(t, size, in, null, []string{identity}, []string{identity})
+}
+
+// runBare runs the bare program at both ends, with what follows "listen", and
+// "dial" and the address, on their command lines.
+func runBare(t *testing.T, size int64, in, null *os.File, listen, dial []string) round {
+	t.Helper()
+	start := func(stdin *os.File, args ...string) (*lab.Process, *bufio.Scanner) {
 		t.Helper()
 		cmd := exec.Command(barePeerBinary, args...)
-		cmd.Stdin, cmd.Stdout = stdin, stdout
+		cmd.Stdin, cmd.Stdout = stdin, null
 		messages, w := plug(t)
 		cmd.Stderr = w
 		p := lab.Launch(t, "barepeer "+args[0], cmd)
@@ -165,8 +172,8 @@ func pumpBare(t *testing.T, identity, file string, size int64) round {
 		}
 		return lines.Text()
 	}
-	listener, heard := start(null, null, "listen", identity)
-	dialer, said := start(in, null, "dial", expect(heard, "127.0.0.1:"), identity)
+	listener, heard := start(null, append([]string{"listen"}, listen...)...)
+	dialer, said := start(in, append([]string{"dial", expect(heard, "127.0.0.1:")}, dial...)...)
 	expect(said, "stream")
 	began := time.Now()
 	<-listener.Done()

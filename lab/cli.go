@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,22 +193,22 @@ func cleanEnvironment() []string {
 	return env
 }
 
-// Await returns the next event of that name, passing over others. It fails the
-// test when the program ends without it.
-func (r *Run) Await(tb testing.TB, name string) Event {
+// Await returns the next event of one of the names, passing over others. It
+// fails the test when the program ends without it.
+func (r *Run) Await(tb testing.TB, names ...string) Event {
 	tb.Helper()
 	limit := time.After(runLimit)
 	for {
 		select {
 		case e, ok := <-r.events:
 			if !ok {
-				tb.Fatalf("lab: %s ended without event %q:\n%s", r.Name, name, r.messages)
+				tb.Fatalf("lab: %s ended without event %q:\n%s", r.Name, names, r.messages)
 			}
-			if e.Event == name {
+			if slices.Contains(names, e.Event) {
 				return e
 			}
 		case <-limit:
-			tb.Fatalf("lab: %s: no event %q", r.Name, name)
+			tb.Fatalf("lab: %s: no event %q", r.Name, names)
 		}
 	}
 }
