@@ -43,6 +43,12 @@ type loginError struct{ err error }
 func (e *loginError) Error() string { return e.err.Error() }
 func (e *loginError) Unwrap() error { return e.err }
 
+// toldError is a failure that the user knows of already.
+type toldError struct{ err error }
+
+func (e *toldError) Error() string { return e.err.Error() }
+func (e *toldError) Unwrap() error { return e.err }
+
 // status returns the exit status that an error means.
 func status(err error) int {
 	var usage *usageError

@@ -121,10 +121,13 @@ func (f *forwarder) serve(ctx context.Context, local net.Listener) error {
 		switch {
 		case err == nil:
 		case accepting.Err() != nil:
+			err := context.Cause(accepting)
 			if n := len(places) - 1; n > 0 && ctx.Err() == nil {
-				f.out.say("no longer forwarding; waiting for %d open connections to end", n)
+				f.out.fail(err)
+				f.out.say("no longer forwarding; waiting for %s to end", count(n, "open connection"))
+				err = &toldError{err}
 			}
-			return context.Cause(accepting)
+			return err
 		default: // out of descriptors, or a client that was gone too soon: these pass
 			<-places
 			f.out.say("accepting a connection: %v", err)

@@ -159,6 +159,7 @@ type linkConfig struct {
 	resource    func(account jid.JID) string
 	features    []string
 	allow       func(*link) func(context.Context, *dtcp.Request) error // nil: nobody
+	watch       func(*dtcp.Trace)                                      // adds to what is told of streams; nil: nothing
 	noReconnect bool
 }
 
@@ -203,6 +204,9 @@ func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
 		Listen:      t.options.listen,
 		Public:      t.public,
 		Trace:       t.streamTrace(),
+	}
+	if c.watch != nil {
+		c.watch(config.Trace)
 	}
 	if c.allow != nil {
 		config.Allow = c.allow(l)

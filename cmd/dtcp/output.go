@@ -172,7 +172,8 @@ func (o *output) failure() error {
 
 // fail says why the program, or one stream of several, ended badly.
 func (o *output) fail(err error) {
-	if err == nil || errors.Is(err, errQuiet) || errors.Is(err, errHangup) {
+	var told *toldError
+	if err == nil || errors.Is(err, errQuiet) || errors.Is(err, errHangup) || errors.As(err, &told) {
 		return
 	}
 	what, hints := explain(err)

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
@@ -16,11 +19,14 @@ type server struct {
 	link     *link // set before there is anything to serve
 	noun     string
 	once     bool
-	max      int64 // streams at once
+	max      int // streams at once
 	serveOne func(context.Context, *dtcp.Conn) error
 
 	active atomic.Int64 // streams that are being served
-	taken  atomic.Bool  // no further ones are wanted
+
+	mu          sync.Mutex         // held for moments
+	places      int                // taken: by negotiations and by streams
+	negotiating map[string]jid.JID // with whom, by the stream's name
 }
 
 // features is what is announced of a service.
@@ -41,6 +47,10 @@ func (s *server) resource(service string) string {
 func (s *server) run(ctx context.Context, c linkConfig, ready func()) error {
 	bounded, cancel := s.setUp(ctx)
 	defer cancel()
+	allow := c.allow
+	c.allow = func(l *link) func(context.Context, *dtcp.Request) error { return s.admitting(allow(l)) }
+	s.negotiating = map[string]jid.JID{}
+	c.watch = s.watch
 	l, err := s.tool.link(bounded, c)
 	if err != nil {
 		return err
@@ -58,15 +68,82 @@ func (s *server) run(ctx context.Context, c linkConfig, ready func()) error {
 	return s.serve(ctx)
 }
 
-// busy refuses streams beyond what is served.
+// busy says whether there is no place for another stream. It is asked before
+// the peer's certificate is judged; takePlace decides.
 func (s *server) busy() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.full()
+}
+
+// full is busy with s.mu held.
+func (s *server) full() error {
 	switch {
-	case s.taken.Load():
+	case s.once && s.places > 0:
 		return stanza.NewError(stanza.ServiceUnavailable, "there was one "+s.noun+" to be had here, and it is taken")
-	case s.active.Load() >= s.max:
+	case s.places >= s.max:
 		return stanza.NewError(stanza.ResourceConstraint, "too many "+s.noun+"s at once")
 	}
 	return nil
+}
+
+// admitting is allow, which in the end takes a place: for the negotiation,
+// which begins at once, and for its stream. Whatever else the Endpoint could
+// refuse for, allow has looked at.
+func (s *server) admitting(allow func(context.Context, *dtcp.Request) error) func(context.Context, *dtcp.Request) error {
+	return func(ctx context.Context, r *dtcp.Request) error {
+		if err := allow(ctx, r); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err := s.full(); err != nil {
+			return err
+		}
+		s.places++
+		return nil
+	}
+}
+
+// freePlace ends what a place was taken for.
+func (s *server) freePlace() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.places--
+}
+
+// watch has negotiations that fail free their place, and be told of: whoever is
+// let in should not have to guess alone why there is no stream.
+func (s *server) watch(trace *dtcp.Trace) {
+	offered, ended := trace.Offered, trace.Ended
+	trace.Offered = func(stream string, peer jid.JID, service string, requester bool) {
+		s.mu.Lock()
+		s.negotiating[stream] = peer
+		s.mu.Unlock()
+		if offered != nil {
+			offered(stream, peer, service, requester)
+		}
+	}
+	trace.Ended = func(stream string, d time.Duration, err error) {
+		s.mu.Lock()
+		peer := s.negotiating[stream]
+		delete(s.negotiating, stream)
+		s.mu.Unlock()
+		if ended != nil {
+			ended(stream, d, err)
+		}
+		if err == nil {
+			return // the place is its stream's
+		}
+		s.freePlace()
+		if !errors.Is(err, dtcp.ErrClosed) {
+			what, _ := explain(&dialError{peer: peer, err: err})
+			if noPath := (*dtcp.NoPathError)(nil); errors.As(err, &noPath) {
+				what = "no path: " + reason(noPath.Err)
+			}
+			s.out.say("no stream came about with %v: %s", peer, what)
+		}
+	}
 }
 
 // serve takes streams until ctx or the login ends. The streams that are open
@@ -79,18 +156,21 @@ func (s *server) serve(ctx context.Context) error {
 	for {
 		conn, err := s.link.endpoint.Accept(accepting)
 		if err != nil {
+			err = because(accepting, err)
 			if n := s.active.Load(); n > 0 && ctx.Err() == nil {
-				s.out.say("no longer listening; waiting for %d open %ss to end", n, s.noun)
+				s.out.fail(err)
+				s.out.say("no longer listening; waiting for %s to end", count(int(n), "open "+s.noun))
+				err = &toldError{err}
 			}
-			return because(accepting, err)
+			return err
 		}
-		s.active.Add(1)
 		if s.once {
-			s.taken.Store(true)
 			return s.serveOne(ctx, conn)
 		}
+		s.active.Add(1)
 		// Owned by serve, which waits for it; it ends with its stream, or by ctx.
 		streams.Go(func() {
+			defer s.freePlace()
 			defer s.active.Add(-1)
 			if err := s.serveOne(ctx, conn); err != nil && ctx.Err() == nil {
 				s.out.fail(&contextError{s.noun + " with " + conn.Peer().String(), err})
