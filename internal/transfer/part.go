@@ -18,7 +18,8 @@ type part struct {
 	hash    hash.Hash
 	n       int64 // bytes in it
 	flushed int64
-	out     io.Writer // instead of all but i, hash and n, if there is no folder
+	flush   chan struct{} // closed when the last call of flush has returned; nil before the first
+	out     io.Writer     // instead of all but i, hash and n, if there is no folder
 }
 
 // close leaves the part for another attempt.
@@ -26,9 +27,41 @@ func (p *part) close() {
 	if p.f == nil {
 		return
 	}
+	p.settle()
 	_ = p.f.Close()
 	p.f = nil
 	p.places.put(p.at)
+}
+
+// flushSize is after how many bytes of a large file the system is told to
+// begin writing them to the disk, so that little is left to wait for at the
+// end.
+const flushSize = 8 << 20
+
+// wrote counts n bytes that were written.
+func (p *part) wrote(n int) {
+	p.n += int64(n)
+	if p.out != nil || p.n-p.flushed < flushSize {
+		return
+	}
+	if p.flush != nil && !isClosed(p.flush) {
+		return // the disk is slower than the stream
+	}
+	done, f, from, size := make(chan struct{}), p.f, p.flushed, p.n-p.flushed
+	p.flush, p.flushed = done, p.n
+	// Owned by the part: settle waits for it. It ends with the call, which takes
+	// some milliseconds that the stream need not wait for.
+	go func() {
+		defer close(done)
+		flush(f, from, size)
+	}()
+}
+
+// settle waits until nothing uses the file any more.
+func (p *part) settle() {
+	if p.flush != nil {
+		<-p.flush
+	}
 }
 
 // createPart makes the part of file i, in place of an earlier one of ours.
@@ -159,6 +192,7 @@ func (t *receiving) gone(own note) {
 func (t *receiving) finishPart(p *part, sum [hashSize]byte, status int) error {
 	i := p.i
 	e := &t.offer.entries[i]
+	p.settle()
 	if [hashSize]byte(p.hash.Sum(nil)) != sum {
 		p.close()
 		t.dropPart(i)

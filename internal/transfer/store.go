@@ -12,10 +12,6 @@ import (
 	"time"
 )
 
-// flushSize is after how many bytes of a large file the system is told to
-// begin writing them to the disk.
-const flushSize = 8 << 20
-
 // writeError is a failed write as it ends a transfer or a file.
 func writeError(err error) error {
 	if isFull(err) {
@@ -120,12 +116,8 @@ func (t *receiving) writeLarge(j job) error {
 		t.large = nil
 		return t.fail(j.i, err)
 	}
-	p.n += int64(len(j.data))
+	p.wrote(len(j.data))
 	t.st.worked.Add(1)
-	if p.out == nil && p.n-p.flushed >= flushSize {
-		flush(p.f, p.flushed, p.n-p.flushed)
-		p.flushed = p.n
-	}
 	return nil
 }
 
