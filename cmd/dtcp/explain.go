@@ -147,6 +147,10 @@ func explainRefusal(e *dialError, answer *stanza.Error) (what string, hints []st
 	switch {
 	case answer.Text == dtcp.ErrOwnFingerprint.Error():
 		return explainSelf(who)
+	case answer.Text == unknownText:
+		own := e.own.Bare()
+		return fmt.Sprintf("%v refuses: it knows %v by another certificate than that of this machine", who, own),
+			[]string{fmt.Sprintf("at the other end, dtcp peers verify %v prints words to compare by voice, and dtcp peers trust %[1]v lets this machine in", own)}
 	case answer.Condition == stanza.RemoteServerNotFound, answer.Condition == stanza.RemoteServerTimeout:
 		return fmt.Sprintf("%v: no connection between our XMPP server and that of %s: %v", who, who.Domain(), answer),
 			[]string{"is the address right?"}

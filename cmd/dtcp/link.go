@@ -190,7 +190,7 @@ func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{tool: t, session: session, trust: &trust{dir: dir, out: t.out, allowPlain: t.allowPlain}}
+	l := &link{tool: t, session: session, trust: &trust{dir: dir, out: t.out, own: dtcp.FingerprintOf(certificate.Certificate[0]), allowPlain: t.allowPlain}}
 	defer func() {
 		if err != nil {
 			l.close()

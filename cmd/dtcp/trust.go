@@ -16,8 +16,13 @@ import (
 type trust struct {
 	dir        *profile.Dir
 	out        *output
+	own        dtcp.Fingerprint
 	allowPlain bool
 }
+
+// unknownText answers a request whose fingerprint is not among those known. It
+// is read at the other end, which knows it by its wording.
+const unknownText = "the certificate that was announced is not one of those known here for this account"
 
 // verify judges a peer that has proven its certificate, and notes the one of a
 // first contact.
@@ -33,10 +38,14 @@ func (t *trust) verify(p dtcp.Peer) error {
 }
 
 // admit judges a request by the fingerprint that it announces, before anything
-// of this side is revealed. The answer tells the peer what to do.
+// of this side is revealed.
 func (t *trust) admit(r *dtcp.Request) error {
 	if r.Stock {
 		return nil // plain was asked
+	}
+	// The Endpoint looks at this later, when it would be somebody unknown.
+	if r.Fingerprint == t.own {
+		return stanza.NewError(stanza.NotAcceptable, dtcp.ErrOwnFingerprint.Error())
 	}
 	err := t.dir.Check(r.From, r.Fingerprint, r.Ephemeral, time.Now())
 	var unknown *profile.UnknownError
@@ -45,8 +54,7 @@ func (t *trust) admit(r *dtcp.Request) error {
 		return nil
 	case errors.As(err, &unknown):
 		t.out.fail(err)
-		return stanza.NewError(stanza.Forbidden, "the certificate of "+r.From.Bare().String()+
-			" is not one that is known here; if that is right, this side has to run: dtcp peers trust "+r.From.Bare().String())
+		return stanza.NewError(stanza.Forbidden, unknownText)
 	}
 	t.out.fail(err)
 	return stanza.NewError(stanza.InternalServerError, "")
