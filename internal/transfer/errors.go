@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -86,6 +87,16 @@ func protocolError(format string, a ...any) error {
 	return &ProtocolError{What: fmt.Sprintf(format, a...)}
 }
 
+// A VersionError says that the two ends speak different versions of the file
+// protocol.
+type VersionError struct {
+	Theirs uint64
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("the peer speaks version %d of the file protocol, and this program speaks version %d: update the older one", e.Theirs, version)
+}
+
 // A LimitError says that what is to be sent is beyond one of the [Limits].
 type LimitError struct {
 	What string // "more than 250000 files and folders"
@@ -129,9 +140,14 @@ func (e *PartialError) Error() string {
 func codeOf(err error) code {
 	var protocol *ProtocolError
 	var limit *LimitError
+	var version *VersionError
 	switch {
 	case errors.As(err, &protocol):
 		return codeProtocol
+	case errors.As(err, &version):
+		return codeUnsupported
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return codeStopped
 	case errors.As(err, &limit):
 		return codeLimit
 	case errors.Is(err, ErrDiskFull):

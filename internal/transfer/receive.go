@@ -48,7 +48,7 @@ type Receiver struct {
 // only if everything that was offered is stored; it is a *[PartialError] if the
 // transfer went to its end without some of it, what Accept returned or a
 // *[RefusedError] if it was refused, a *[PeerError], a *[ProtocolError], a
-// *[LimitError], or one that [ErrCut], [ErrStalled], [ErrDiskFull] or
+// *[VersionError], a *[LimitError], or one that [ErrCut], [ErrStalled], [ErrDiskFull] or
 // [ErrSuperseded] match. A ctx that ends stops the transfer; the sender is told,
 // and what has arrived is kept.
 func (r *Receiver) Receive(ctx context.Context, rw io.ReadWriteCloser) (*Result, error) {

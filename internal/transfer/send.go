@@ -66,7 +66,7 @@ const (
 // that of the last attempt. The error is nil only if everything arrived that
 // was offered and could be listed. It is a *[PartialError] if the transfer went
 // to its end without some of it, a *[RefusedError], a *[SourceError], a
-// *[LimitError], a *[PeerError], a *[ProtocolError], an error of Dial, or one
+// *[LimitError], a *[PeerError], a *[ProtocolError], a *[VersionError], an error of Dial, or one
 // that [ErrCut] or [ErrStalled] match. A ctx that ends stops the transfer; the
 // receiver is told, and keeps what it has.
 func (s *Sender) Send(ctx context.Context, sources ...Source) (*Result, error) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/dtcp-relay/dtcp/internal/transfer"
@@ -155,44 +156,69 @@ func TestFolder(t *testing.T) {
 	}
 }
 
+// TestCutAnywhere cuts the stream after every so many bytes, of the sender and
+// of the receiver. What arrived is kept and not sent again, and never lies
+// under a name before it is whole.
 func TestCutAnywhere(t *testing.T) {
 	from := t.TempDir()
+	const large = 300_000
 	write(t, "the first one", from, "set", "a.txt")
-	write(t, string(make([]byte, 300_000)), from, "set", "big.bin")
+	write(t, strings.Repeat("x", large), from, "set", "big.bin")
 	write(t, "", from, "set", "empty")
 	write(t, "last", from, "set", "sub", "z.txt")
 	want := tree(t, from)
-	cuts, resumed := 0, 0
-	for at := int64(0); ; at += 1 + at/7 {
+	source := transfer.Path(filepath.Join(from, "set"), true)
+	try := func(at int64, cut func(a, b *end)) (resumed int64, whole bool) {
 		to := t.TempDir()
-		f := folder(t, to)
-		r := &transfer.Receiver{From: "romeo@example.org", Folder: f, Accept: accept}
-		o := run(t, &transfer.Sender{}, r, func(a, b *end) { a.cutAfter(at) }, transfer.Path(filepath.Join(from, "set"), true))
+		r := receiver(t, to)
+		o := run(t, &transfer.Sender{}, r, cut, source)
 		if o.sendErr == nil && o.receiveErr == nil {
+			return 0, true
+		}
+		for _, err := range []error{o.sendErr, o.receiveErr} {
+			// The end that said the last word may not notice a cut behind it.
+			if err != nil && !errors.Is(err, transfer.ErrCut) {
+				t.Fatalf("cut after %d: send says %v, receive %v; want ErrCut", at, o.sendErr, o.receiveErr)
+			}
+		}
+		arrived := int64(0)
+		for path, what := range tree(t, to) {
+			if w := want[path]; filepath.Ext(path) != ".part" && path[0] != '.' && what[0] == '-' && w != what {
+				t.Fatalf("cut after %d: %s is %.60q", at, path, what)
+			}
+			if what[0] == '-' && path[0] != '.' {
+				arrived += int64(len(what) - len("-rw-r--r-- "))
+			}
+		}
+		o = run(t, &transfer.Sender{}, r, nil, source).ok(t)
+		same(t, tree(t, to), want)
+		if o.sent.Resumed != arrived || o.received.Resumed != arrived {
+			t.Fatalf("cut after %d: %d bytes had arrived, and the ends resumed %d and %d", at, arrived, o.sent.Resumed, o.received.Resumed)
+		}
+		return arrived, false
+	}
+	cuts, resumed := 0, 0
+	for at := int64(0); ; at += 1 + at/9 {
+		n, whole := try(at, func(a, b *end) { a.cutAfter(at) })
+		if whole {
 			break
 		}
 		cuts++
-		if !errors.Is(o.sendErr, transfer.ErrCut) {
-			t.Fatalf("cut after %d: send says %v, want ErrCut", at, o.sendErr)
-		}
-		if at > 0 && !errors.Is(o.receiveErr, transfer.ErrCut) {
-			t.Fatalf("cut after %d: receive says %v, want ErrCut", at, o.receiveErr)
-		}
-		for path, what := range tree(t, to) {
-			if w := want[path]; filepath.Ext(path) != ".part" && path[0] != '.' && w != what && what[0] != 'd' {
-				t.Fatalf("cut after %d: %s is %.60q", at, path, what)
-			}
-		}
-		o = run(t, &transfer.Sender{}, r, nil, transfer.Path(filepath.Join(from, "set"), true)).ok(t)
-		same(t, tree(t, to), want)
-		if o.sent.Resumed != o.received.Resumed {
-			t.Errorf("cut after %d: the ends resumed %d and %d bytes", at, o.sent.Resumed, o.received.Resumed)
-		}
-		if o.sent.Resumed > 0 {
+		if n > 0 {
 			resumed++
 		}
 	}
-	if cuts < 40 || resumed < 5 {
+	if cuts < 60 || resumed < 10 {
 		t.Errorf("%d cuts, %d resumed: too few to say anything", cuts, resumed)
+	}
+	cuts = 0
+	for at := int64(0); at < 1000; at++ {
+		if _, whole := try(at, func(a, b *end) { b.cutAfter(at) }); whole {
+			break
+		}
+		cuts++
+	}
+	if cuts < 40 {
+		t.Errorf("%d cuts of the receiver's words: too few to say anything", cuts)
 	}
 }

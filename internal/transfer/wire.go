@@ -3,7 +3,6 @@ package transfer
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -150,8 +149,12 @@ func checkHello(k kind, payload []byte) error {
 		return protocolError("it does not speak this file protocol")
 	}
 	f := fields{b: []byte(rest)}
-	if v := f.number(); f.bad || v != version {
-		return &PeerError{code: codeUnsupported, Reason: fmt.Sprintf("it speaks version %d of the file protocol, and this program speaks version %d: update the older one", v, version)}
+	v := f.number()
+	if f.bad {
+		return f.end(k)
+	}
+	if v != version {
+		return &VersionError{Theirs: v}
 	}
 	return nil
 }
