@@ -201,6 +201,23 @@ func (e *lostError) Error() string   { return fmt.Sprintf("connection lost: %v",
 func (e *lostError) Unwrap() error   { return e.err }
 func (e *lostError) Temporary() bool { return !e.permanent }
 
+// LoggedOutError is what requests get that were not sent, because the session
+// was not logged in while their context lasted.
+type LoggedOutError struct {
+	Lost error // why the last login was lost, or the latest attempt at another failed; nil if that just happened
+	Err  error // of the context
+}
+
+func (e *LoggedOutError) Error() string {
+	if e.Lost == nil {
+		return fmt.Sprintf("xmpp: not logged in: %v", e.Err)
+	}
+	return fmt.Sprintf("xmpp: not logged in: %v (%v)", e.Err, e.Lost)
+}
+
+// Unwrap returns e.Err.
+func (e *LoggedOutError) Unwrap() error { return e.Err }
+
 // permanent reports whether logging in again is of no use.
 func permanent(err error) bool {
 	var auth *AuthError

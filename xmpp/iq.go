@@ -28,7 +28,8 @@ type handler struct{ h func(stanza.IQ) }
 // from the server too. An answer of type error is returned together with its
 // [*stanza.Error].
 //
-// While the session is not logged in, RoundTrip waits for that within ctx. When
+// While the session is not logged in, RoundTrip waits for that within ctx; if in
+// vain, nothing was sent, and the error is a [*LoggedOutError]. When
 // the connection is lost before the answer, whether the question arrived is
 // unknown; the error has a method Temporary that returns true if the session
 // will be back.
@@ -118,7 +119,8 @@ func answers(from, asked, own jid.JID) bool {
 
 // Send sends an iq and expects nothing: an answer to a question of the other
 // side, or an error of our own accord. An id is chosen if there is none. While
-// the session is not logged in, Send waits for that within ctx.
+// the session is not logged in, Send waits for that within ctx, and its error is a
+// [*LoggedOutError] if that was in vain.
 func (s *Session) Send(ctx context.Context, q stanza.IQ) error {
 	if q.ID == "" {
 		q.ID = s.newID()

@@ -205,6 +205,11 @@ func TestAskingWhileLoggedOut(t *testing.T) {
 		defer cancel()
 		if got := <-ask(ctx, s, juliet); !errors.Is(got.err, context.DeadlineExceeded) || !strings.Contains(got.err.Error(), "xmpp: not logged in") {
 			t.Errorf("%v", got.err)
+		} else if lost := (*xmpp.LoggedOutError)(nil); !errors.As(got.err, &lost) || lost.Lost == nil {
+			t.Errorf("%v does not say why", got.err)
+		}
+		if err := s.WaitLogin(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("WaitLogin: %v", err)
 		}
 		patient := ask(t.Context(), s, juliet)
 		synctest.Wait()

@@ -39,6 +39,7 @@ type Session struct {
 	changed  chan struct{}
 	addr     jid.JID
 	err      error
+	lost     error            // why there is no login, or was none the last time
 	presence *stanza.Presence // sent after each login; nil before the first
 	handlers map[xml.Name][]*handler
 	features map[string]int
@@ -128,6 +129,9 @@ func (s *Session) again(life context.Context, lost error, tries *int) (*stream, 
 		hint, _ = redirected(moved.Host)
 	}
 	for {
+		s.mu.Lock()
+		s.lost = lost
+		s.mu.Unlock()
 		wait := backoff(*tries, rand.Float64())
 		*tries++
 		s.config.Trace.retrying(lost, wait)
@@ -158,6 +162,13 @@ func (s *Session) end(err error) {
 	s.err = fmt.Errorf("xmpp: %w", err)
 }
 
+// WaitLogin waits within ctx until the session is logged in. The error is a
+// [*LoggedOutError], or that of [Session.Err].
+func (s *Session) WaitLogin(ctx context.Context) error {
+	_, err := s.login(ctx)
+	return err
+}
+
 // login returns the current login, and waits for one within ctx.
 func (s *Session) login(ctx context.Context) (*stream, error) {
 	for {
@@ -176,7 +187,9 @@ func (s *Session) login(ctx context.Context) (*stream, error) {
 		case <-s.done:
 			return nil, s.Err()
 		case <-ctx.Done():
-			return nil, fmt.Errorf("xmpp: not logged in: %w", ctx.Err())
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return nil, &LoggedOutError{Lost: s.lost, Err: ctx.Err()}
 		}
 	}
 }

@@ -73,7 +73,11 @@ func (l *link) dialPeer(ctx context.Context, peer jid.JID, service string) (*dtc
 // dialSummary is dialPeer with a summary of what is to be sent, -1 for what is
 // not known. found is told which resource is dialed.
 func (l *link) dialSummary(ctx context.Context, peer jid.JID, service string, files, bytes int64, found func(jid.JID)) (*dtcp.Conn, error) {
-	full, err := l.resolve(ctx, peer, service)
+	full := peer
+	err := waitLogin(ctx, l.session)
+	if err == nil {
+		full, err = l.resolve(ctx, peer, service)
+	}
 	if err == nil {
 		found(full)
 		var conn *dtcp.Conn

@@ -57,6 +57,7 @@ func status(err error) int {
 	var noPath *dtcp.NoPathError
 	var peer *dtcp.PeerError
 	var files *transferError
+	var out *xmpp.LoggedOutError
 	switch {
 	case err == nil:
 		return exitOK
@@ -66,7 +67,7 @@ func status(err error) int {
 		return exitUsage
 	case errors.As(err, &files):
 		return transferStatus(files)
-	case errors.As(err, &login), errors.Is(err, xmpp.ErrConflict), errors.Is(err, profile.ErrNoAccount):
+	case errors.As(err, &login), errors.As(err, &out), errors.Is(err, xmpp.ErrConflict), errors.Is(err, profile.ErrNoAccount):
 		return exitLogin
 	case errors.Is(err, dtcp.ErrPlain), errors.Is(err, dtcp.ErrPolicy), errors.Is(err, errNoRelay):
 		return exitAbsent

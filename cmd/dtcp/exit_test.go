@@ -76,6 +76,7 @@ func TestFailures(t *testing.T) {
 		{dial(noPath), exitAbsent, "no path to juliet@example.org/balcony", "connection refused"},
 		{dial(fmt.Errorf("dtcp: %w", &silenceError{juliet, 30 * time.Second})), exitAbsent, "no answer from juliet@example.org/balcony in 30s", "dtcp listen"},
 		{dial(context.DeadlineExceeded), exitAbsent, "--timeout", "dtcp listen"},
+		{dial(&xmpp.LoggedOutError{Lost: syscall.ECONNREFUSED, Err: context.DeadlineExceeded}), exitLogin, "our XMPP server is out of reach: connection refused", ""},
 		{errNoRelay, exitAbsent, "no relay of our own", "address of this machine"},
 
 		{sending(transfer.Refuse("busy")), exitRefused, "juliet@example.org/balcony declined: busy", ""},

@@ -115,6 +115,7 @@ func explainDial(e *dialError) (what string, hints []string) {
 	var noPath *dtcp.NoPathError
 	var unknown *profile.UnknownError
 	var silence *silenceError
+	var out *xmpp.LoggedOutError
 	who := e.peer
 	switch {
 	case errors.As(e.err, &refused) && errors.As(refused.Err, &answer):
@@ -134,6 +135,8 @@ func explainDial(e *dialError) (what string, hints []string) {
 		return explainLogin(e.err)
 	case errors.Is(e.err, dtcp.ErrOwnFingerprint):
 		return explainSelf(who)
+	case errors.As(e.err, &out):
+		return explainLoggedOut(out), nil // it comes back by itself
 	case errors.As(e.err, &silence):
 		return silence.Error(), []string{listenHint(e)}
 	case errors.Is(e.err, context.DeadlineExceeded):
@@ -180,6 +183,14 @@ func listenHint(e *dialError) string {
 		return fmt.Sprintf("is dtcp listen running there, with the account %v?", e.peer.Bare())
 	}
 	return fmt.Sprintf("is dtcp listen --service %s running there, with the account %v?", e.service, e.peer.Bare())
+}
+
+func explainLoggedOut(e *xmpp.LoggedOutError) string {
+	what := "our XMPP server is out of reach"
+	if e.Lost != nil {
+		what += ": " + trimmed(e.Lost)
+	}
+	return what
 }
 
 func explainSelf(who jid.JID) (string, []string) {

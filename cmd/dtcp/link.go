@@ -25,6 +25,10 @@ const (
 	answerTime = 30 * time.Second
 )
 
+// returnTime is how long a question to a peer waits for a login that was lost.
+// Who asks should rather know than wait.
+const returnTime = time.Second
+
 // What is announced by service discovery (doc/protocol.md). The name of a
 // service follows the session's namespace behind a '#'.
 const (
@@ -290,13 +294,24 @@ type signaling struct {
 }
 
 func (s signaling) RoundTrip(ctx context.Context, q stanza.IQ) (stanza.IQ, error) {
+	if err := waitLogin(ctx, s.Session); err != nil {
+		return stanza.IQ{}, err
+	}
 	bounded, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	answer, err := s.Session.RoundTrip(bounded, q)
-	if err != nil && answer.Error == nil && bounded.Err() != nil && ctx.Err() == nil {
+	var out *xmpp.LoggedOutError
+	if err != nil && answer.Error == nil && bounded.Err() != nil && ctx.Err() == nil && !errors.As(err, &out) {
 		err = &silenceError{peer: q.To, wait: s.wait}
 	}
 	return answer, err
+}
+
+// waitLogin waits for a login, but not for long.
+func waitLogin(ctx context.Context, s *xmpp.Session) error {
+	ctx, cancel := context.WithTimeout(ctx, returnTime)
+	defer cancel()
+	return s.WaitLogin(ctx)
 }
 
 // silenceError says that a peer did not answer in time.

@@ -190,6 +190,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"peer":   cmdPeer,
 	"take":   cmdTake,
 	"cut":    cmdCut,
+	"down":   cmdDown,
 	"friend": cmdFriend,
 	"random": cmdRandom,
 	"same":   cmdSame,
@@ -324,6 +325,16 @@ func cmdCut(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("usage: cut")
 	}
 	ts.Value(serverKey{}).(*scriptServer).cut()
+}
+
+// down ends the XMPP server.
+func cmdDown(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 0 {
+		ts.Fatalf("usage: down")
+	}
+	server := ts.Value(serverKey{}).(*scriptServer)
+	server.cutListener.Close()
+	server.cut()
 }
 
 // friend NAME NAME lets two accounts see each other's presence.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/transfer"
+	"github.com/dtcp-relay/dtcp/xmpp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
@@ -208,9 +209,12 @@ func (s *sender) again(err error) bool {
 	}
 	var peer *dtcp.PeerError
 	var answer *stanza.Error
+	var out *xmpp.LoggedOutError
 	switch {
 	case errors.As(err, &peer), errors.Is(err, dtcp.ErrPolicy):
 		return false
+	case errors.As(err, &out):
+		return true
 	case errors.As(err, &answer) && status(err) == exitFailed:
 		return answer.Condition == stanza.ResourceConstraint || answer.Condition == stanza.InternalServerError
 	}
