@@ -59,6 +59,7 @@ type (
 		Code     int      `json:"code"` // the exit status
 		Message  string   `json:"message"`
 		Attempts []string `json:"attempts"` // each candidate that was tried, and what became of it
+		Hints    []string `json:"hints"`    // what can be done about it
 	}
 	messageEvent struct {
 		Event   string `json:"event"`
@@ -101,6 +102,17 @@ func encode(event any) []byte {
 		}
 	}
 	return append(line, '\n')
+}
+
+// failed is the event of a failure that is explained by what and hints.
+func failed(err error, what string, hints []string) errorEvent {
+	e := errorEvent{Event: "error", Code: status(err), Message: what, Attempts: attempts(err), Hints: []string{}}
+	for _, h := range hints {
+		if !strings.HasPrefix(h, attemptMark) {
+			e.Hints = append(e.Hints, h)
+		}
+	}
+	return e
 }
 
 // attempts returns what was tried in vain, one string each.

@@ -109,6 +109,9 @@ func explainLogin(err error) (what string, hints []string) {
 	return what, nil
 }
 
+// attemptMark begins the hints that are no advice, but name what was tried.
+const attemptMark = "  tried "
+
 func explainDial(e *dialError) (what string, hints []string) {
 	var refused *dtcp.RefusedError
 	var answer *stanza.Error
@@ -125,7 +128,7 @@ func explainDial(e *dialError) (what string, hints []string) {
 	case errors.As(e.err, &noPath):
 		what = fmt.Sprintf("no path to %v: %v", who, reason(noPath.Err))
 		for _, a := range noPath.Attempts {
-			hints = append(hints, "  tried "+a.String())
+			hints = append(hints, attemptMark+a.String())
 		}
 		return what, append(hints, "one of the two must be reachable: open a TCP port there and name it by --port N, behind a NAT also by --public ADDR:PORT")
 	case errors.Is(e.err, dtcp.ErrPlain):

@@ -26,7 +26,10 @@ func run(args []string) int {
 	defer stop()
 	root := t.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
+	if err != nil && !t.began && wantsJSON(args) {
+		t.out.eventsOn(dataCommand(c))
+	}
 	switch {
 	case err == nil:
 		err = t.out.failure()
@@ -104,11 +107,27 @@ func (t *tool) begin(c *cobra.Command) error {
 		return &usageError{fmt.Errorf("--retry: %s makes one attempt", c.CommandPath())}
 	}
 	t.began = true
-	data := c.Annotations[dataOnStdout] != ""
-	if dir := c.Flags().Lookup("dir"); dir != nil && dir.Value.String() == toStdout {
-		data = true
+	return t.out.configure(&t.options, dataCommand(c))
+}
+
+// dataCommand reports whether stdout is a stream's.
+func dataCommand(c *cobra.Command) bool {
+	dir := c.Flags().Lookup("dir")
+	return c.Annotations[dataOnStdout] != "" || dir != nil && dir.Value.String() == toStdout
+}
+
+// wantsJSON reports whether --json is given on a command line that could not be
+// understood.
+func wantsJSON(args []string) bool {
+	for _, a := range args {
+		switch a {
+		case "--json", "--json=true":
+			return true
+		case "--":
+			return false
+		}
 	}
-	return t.out.configure(&t.options, data)
+	return false
 }
 
 // What commands are marked with.

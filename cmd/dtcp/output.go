@@ -38,10 +38,7 @@ func newOutput(stdout, stderr io.Writer) *output { return &output{stdout: stdout
 func (o *output) configure(opts *options, data bool) error {
 	o.verbose = opts.verbose
 	if opts.json {
-		o.events = o.stdout
-		if data {
-			o.events = o.stderr
-		}
+		o.eventsOn(data)
 	}
 	if opts.log == "" {
 		return nil
@@ -54,6 +51,14 @@ func (o *output) configure(opts *options, data bool) error {
 	}
 	o.log = f
 	return nil
+}
+
+// eventsOn has events printed: on stdout, unless that is a stream's.
+func (o *output) eventsOn(data bool) {
+	o.events = o.stdout
+	if data {
+		o.events = o.stderr
+	}
 }
 
 // say prints a message for people, a line of its own.
@@ -178,7 +183,7 @@ func (o *output) fail(err error) {
 	}
 	what, hints := explain(err)
 	if o.events != nil {
-		o.event(errorEvent{"error", status(err), what, attempts(err)})
+		o.event(failed(err, what, hints))
 		if o.events == o.stderr {
 			return
 		}

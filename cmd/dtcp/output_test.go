@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"strings"
 	"testing"
 )
@@ -57,7 +58,8 @@ func TestEventMembers(t *testing.T) {
 		{readyEvent{Event: "ready"}, `{"event":"ready","address":""}`},
 		{pathEvent{Event: "path", Kind: "host", SetupMS: 1.25}, `{"event":"path","peer":"","kind":"host","local":"","remote":"","relay":"","fingerprint":"","setup_ms":1.25}`},
 		{doneEvent{Event: "done", Bytes: 7, Seconds: 0.5}, `{"event":"done","bytes":7,"resumed":0,"seconds":0.5,"sha256":""}`},
-		{errorEvent{"error", 4, "no", attempts(nil)}, `{"event":"error","code":4,"message":"no","attempts":[]}`},
+		{failed(&usageError{io.EOF}, "no", nil), `{"event":"error","code":2,"message":"no","attempts":[],"hints":[]}`},
+		{failed(io.EOF, "no", []string{attemptMark + "that", "do"}), `{"event":"error","code":1,"message":"no","attempts":[],"hints":["do"]}`},
 	} {
 		if got := strings.TrimSpace(string(encode(test.event))); got != test.want {
 			t.Errorf("got  %s\nwant %s", got, test.want)
