@@ -425,3 +425,24 @@ func TestRelayWaits(t *testing.T) {
 		})
 	}
 }
+
+// TestOneConnectionToOneAddress: a peer cannot have a third party dialed sixteen
+// times over by naming its address sixteen times.
+func TestOneConnectionToOneAddress(t *testing.T) {
+	story(t, options{link: links[0], intercept: lying(func(kind string, q *query) {
+		q.candidates = nil
+		for range 16 {
+			q.candidates = append(q.candidates, at("203.0.113.66:4000"))
+		}
+	})}, func(w *world) {
+		count := w.stranger("mallory", "203.0.113.66").acceptAll()
+		ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Second)
+		defer cancel()
+		if d := <-w.a.dial(ctx, w.b); d.err == nil {
+			w.t.Error("Dial succeeds")
+		}
+		if n := count(); n != 2 { // one by either side
+			w.t.Errorf("%d connections to one address", n)
+		}
+	})
+}

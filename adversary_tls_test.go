@@ -1,10 +1,12 @@
 package dtcp_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -441,4 +443,54 @@ func TestKeyUpdates(t *testing.T) {
 			_ = near.Close()
 		})
 	})
+}
+
+// TestVerifyPeerComesAfterProof: a certificate is public, and whoever shows one
+// without having its key is nobody that VerifyPeer should hear of.
+func TestVerifyPeerComesAfterProof(t *testing.T) {
+	for _, asks := range []string{"the impostor asks", "A asks"} {
+		t.Run(asks, func(t *testing.T) {
+			var asked atomic.Int64
+			config := func(p *peer) {
+				p.config.VerifyPeer = func(dtcp.Peer) error { asked.Add(1); return nil }
+			}
+			story(t, options{link: links[0], config: config}, func(w *world) {
+				b := w.b.instead()
+				victim, err := dtcp.NewCertificate()
+				w.check(err)
+				b.cert = tls.Certificate{Certificate: victim.Certificate, PrivateKey: b.cert.PrivateKey}
+				b.print = dtcp.FingerprintOf(victim.Certificate[0])
+				if asks == "A asks" {
+					ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
+					defer cancel()
+					result := w.a.dial(ctx, w.b)
+					iq, _ := b.asked()
+					b.answer(iq, b.offer(dtcp.Candidate{Type: dtcp.Host, Addr: b.addr}))
+					k := b.accept()
+					k.hear()
+					if _, err := k.server(b.tls()); err == nil {
+						w.t.Error("the handshake succeeds without the key")
+					}
+					if d := <-result; d.err == nil {
+						w.t.Error("Dial succeeds")
+					}
+					return
+				}
+				q, err := b.ask(w.a.jid(), query{key: b.key, print: b.print, service: "test"})
+				w.check(err)
+				k := b.dial(w.a.listening())
+				k.say("key:" + q.key + "\n")
+				s, err := k.client(b.tls())
+				if err == nil {
+					_, err = io.ReadAll(s)
+				}
+				if err == nil {
+					w.t.Error("the handshake succeeds without the key")
+				}
+			})
+			if n := asked.Load(); n != 0 {
+				t.Errorf("VerifyPeer was asked %d times about a certificate that nobody proved to hold", n)
+			}
+		})
+	}
 }

@@ -35,7 +35,7 @@ func (s *session) unanswered(err error) error {
 // handleIQ takes what Signaling has for us. It does not block.
 func (e *Endpoint) handleIQ(q stanza.IQ) {
 	switch q.Type {
-	case stanza.Set:
+	case stanza.Set, stanza.Get:
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if e.closed || e.asked.Add(1) > 2*maxSessions {
@@ -76,6 +76,10 @@ func (e *Endpoint) peerGaveUp(q stanza.IQ) {
 
 // answer answers a request.
 func (e *Endpoint) answer(q stanza.IQ) {
+	if q.Type == stanza.Get {
+		e.reply(q.Fail(stanza.NewError(stanza.FeatureNotImplemented, "a stream is asked for by an iq of type set")))
+		return
+	}
 	ctx, cancel := context.WithTimeout(e.ctx, askTime)
 	defer cancel()
 	peer, err := parseOffer(q.Payload)

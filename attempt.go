@@ -203,7 +203,9 @@ func (a *attempt) wait(want actionKind, d time.Duration) error {
 // other is what a verdict means where another was hoped for.
 func (a *attempt) other(got actionKind) error {
 	if got == refuse {
-		a.sayError("")
+		if a.s.extended() { // to a stock peer a line would be data
+			a.sayError("")
+		}
 		return errDeclined
 	}
 	return fmt.Errorf("verdict %d out of turn", got)
@@ -246,13 +248,16 @@ func (a *attempt) extendedHandshake() error {
 	}
 	began := time.Now()
 	if err := a.t.secure(a.s.role == requester, sessionTLS(a.s.e.certificate, a.s.checkCertificate)); err != nil {
-		var refused *verifyError
-		if errors.As(err, &refused) || errors.Is(err, ErrFingerprint) {
+		if errors.Is(err, ErrFingerprint) {
 			a.hangUp() // behind the alert that says so
 		}
-		if refused != nil {
-			a.s.cancel(refused.error)
-		}
+		return err
+	}
+	// Not in VerifyConnection: crypto/tls calls that before it has checked the
+	// signature, and whoever saw a certificate once can present it.
+	if err := a.s.verifyPeer(a.t.tls.ConnectionState().PeerCertificates[0]); err != nil {
+		a.sayError(wire.Certificate)
+		a.s.cancel(err)
 		return err
 	}
 	a.s.trace.ready(a.s.stream, a.path())
@@ -285,6 +290,8 @@ func (a *attempt) nominateExtended() error {
 	case line.Command == wire.OK:
 		a.s.post(input{event: event{kind: accepted, id: a.id}})
 		return a.wait(deliver, attemptTime)
+	case line.Command == wire.Error && line.Argument == wire.Certificate:
+		return errCertRefused
 	case line.Command == wire.Error:
 		a.s.post(input{event: event{kind: declined, id: a.id}})
 		return errDeclined
@@ -300,6 +307,8 @@ func (a *attempt) awaitNomination() error {
 	switch {
 	case err != nil:
 		return err
+	case line.Command == wire.Error && line.Argument == wire.Certificate:
+		return errCertRefused
 	case line.Command == wire.Move:
 		a.sayError(wire.Gone)
 		return errNotDTCP

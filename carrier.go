@@ -37,12 +37,12 @@ type tcpCarrier struct {
 
 	sentEOF bool  // guarded by writing
 	readEnd error // guarded by reading: what every Read returns from now on
+	grown   bool  // guarded by reading: the buffer is of full size
 }
 
 func newCarrier(rec *record, c *tls.Conn, early *bufio.Reader, p Path) *tcpCarrier {
 	t := &tcpCarrier{rec: rec, tls: c, path: p, reading: make(chan struct{}, 1), writing: make(chan struct{}, 1)}
 	if c == nil {
-		rec.grow()
 		t.early = rec.r
 		return t
 	}
@@ -63,6 +63,9 @@ func (t *tcpCarrier) ConnectionState() tls.ConnectionState {
 }
 
 func (t *tcpCarrier) Read(p []byte) (int, error) {
+	if t.isClosed() {
+		return 0, net.ErrClosed // not after waiting for Close
+	}
 	t.reading <- struct{}{}
 	defer func() { <-t.reading }()
 	if t.isClosed() {
@@ -89,6 +92,13 @@ func (t *tcpCarrier) Read(p []byte) (int, error) {
 }
 
 func (t *tcpCarrier) read(p []byte) (int, error) {
+	if !t.grown { // only now: streams may wait to be accepted
+		t.grown = true
+		t.rec.grow()
+		if t.tls == nil {
+			t.early = t.rec.r
+		}
+	}
 	if t.early != nil {
 		if t.tls == nil || t.early.Buffered() > 0 {
 			return t.early.Read(p)
@@ -99,6 +109,9 @@ func (t *tcpCarrier) read(p []byte) (int, error) {
 }
 
 func (t *tcpCarrier) Write(p []byte) (n int, err error) {
+	if t.isClosed() {
+		return 0, net.ErrClosed // not after waiting for Close
+	}
 	t.writing <- struct{}{}
 	defer func() { <-t.writing }()
 	for {

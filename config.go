@@ -42,7 +42,9 @@ type Config struct {
 	// revealed and before any of the peer's is dialed (Section 5 of protocol.md).
 	// nil lets the stream come about; an error refuses it. A [*stanza.Error] is
 	// answered as it stands, any other as <forbidden/>. It may take its time,
-	// to ask a user say: ctx ends after 3 minutes. If nil, everything is refused.
+	// to ask a user say: ctx ends after 3 minutes, or when the Endpoint is closed,
+	// which waits for it. Up to 1,024 requests are asked about at once; who asks a
+	// user should let few strangers wait. If nil, everything is refused.
 	Allow func(ctx context.Context, r *Request) error
 
 	// Paths says which paths may be taken to a peer. If nil, [Any].
@@ -54,8 +56,8 @@ type Config struct {
 
 	// VerifyPeer decides whether a peer, which has just proven that it holds the
 	// key of the certificate whose fingerprint it announced, is the right one. It
-	// is called once per stream, in the middle of a handshake that both ends
-	// give up after 10 s. An error ends the attempt, and the peer is told that its
+	// is called once per stream, before the nomination, for which the other end
+	// waits 30 s at the most. An error ends the attempt, and the peer is told that its
 	// certificate was refused. If nil, the fingerprint signalled over XMPP is good
 	// enough, that is, the XMPP servers are trusted.
 	VerifyPeer func(Peer) error

@@ -42,8 +42,10 @@ type carrier interface {
 // Read reads from the stream.
 func (c *Conn) Read(p []byte) (int, error) { return c.carrier.Read(p) }
 
-// Write writes to the stream. After a write deadline has passed, the bytes
-// counted are on their way, and the stream can be used further.
+// Write writes to the stream. After a write deadline has passed, the stream can
+// be used further; the bytes counted cannot be taken back, and what the socket
+// has not taken of them leaves with the next Write, of no bytes if need be,
+// CloseWrite or Close.
 func (c *Conn) Write(p []byte) (int, error) { return c.carrier.Write(p) }
 
 // CloseWrite ends this side: the peer reads [io.EOF] after what was written.
@@ -103,7 +105,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.carrier.SetReadDead
 // SetWriteDeadline sets the deadline of Write, as [net.Conn] says.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.carrier.SetWriteDeadline(t) }
 
-// copySize is the size of the pieces of ReadFrom and WriteTo.
+// copySize is the size of the pieces of ReadFrom.
 const copySize = gatherSize
 
 var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}

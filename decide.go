@@ -291,10 +291,14 @@ func (d *decision) begin(e event) {
 func (d *decision) arrive(e event) {
 	unfinished, oldest := 0, (*connection)(nil)
 	for i := range d.connections {
-		if c := &d.connections[i]; !c.dialed && (c.stage == waiting || c.stage == shaking || c.stage == ready) {
-			if unfinished++; oldest == nil {
-				oldest = c
-			}
+		c := &d.connections[i]
+		if c.dialed || c.stage != waiting && c.stage != shaking && c.stage != ready {
+			continue
+		}
+		// Who has proven nothing goes first, or whoever saw the key on the wire
+		// could push out who has.
+		if unfinished++; oldest == nil || oldest.stage == ready && c.stage != ready {
+			oldest = c
 		}
 	}
 	if unfinished >= maxUnfinished {
@@ -331,7 +335,7 @@ func (d *decision) settle() {
 		d.gaveUp = true
 		d.act(sayGone, 0)
 	}
-	if d.gaveUp && d.peerGaveUp && !d.has(connection.alive) {
+	if d.peerGaveUp && !d.has(connection.alive) {
 		d.end()
 	}
 }

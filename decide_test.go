@@ -133,6 +133,13 @@ func TestDecideRelayWaits(t *testing.T) {
 	t.Run("a direct path that becomes ready while the relay waits is taken", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 1).proven(2, ms).wait(50*ms).proven(1, ms).wantOut("dial 1", "dial 2", "nominate 1")
 	})
+	t.Run("another relay in its handshake makes it wait no longer, and another ready one does not begin anew", func(t *testing.T) {
+		newPlay(t, requester).begin(1, 2).proven(2, ms).is(connected, 3).wait(60*ms).proven(3, ms).wantOut("dial 1", "dial 2", "dial 3").
+			wait(39 * ms).wantOut().wait(ms).wantOut("nominate 2")
+	})
+	t.Run("another relay that is being dialed does not make it wait when no direct dial is pending", func(t *testing.T) {
+		newPlay(t, requester).begin(1, 2).is(died, 1).is(gone, 0).wantOut("dial 1", "dial 2", "dial 3").proven(2, ms).wantOut("nominate 2")
+	})
 	t.Run("a relay that dies while it waits gives way to the next, which waits for itself", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 2).proven(2, ms).wait(90*ms).is(died, 2).proven(3, ms).wantOut("dial 1", "dial 2", "dial 3").
 			wait(99 * ms).wantOut().wait(ms).wantOut("nominate 3")
@@ -168,6 +175,10 @@ func TestDecideEnds(t *testing.T) {
 	t.Run("after 30 s", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 0).wait(attemptTime-1).wantOut("dial 1").wait(1).wantOut("reset 1", "say gone", "fail")
 	})
+	t.Run("after 30 s with a nomination that is not answered", func(t *testing.T) {
+		newPlay(t, requester).begin(1, 0).wait(attemptTime-1).proven(1, 0).wantOut("dial 1", "nominate 1").
+			wait(1).wantOut("reset 1", "say gone", "fail")
+	})
 	t.Run("when the caller has enough, before the result and after", func(t *testing.T) {
 		newPlay(t, requester).is(cancelled, 0).wantOut("fail")
 		newPlay(t, requester).begin(1, 0).is(cancelled, 0).wantOut("dial 1", "reset 1", "say gone", "fail")
@@ -182,25 +193,36 @@ func TestDecideEnds(t *testing.T) {
 
 // TestDecideDropsOldest: a stranger who has the key, and a peer who proves
 // himself again and again, cost a bounded number of connections, and a bounded
-// list.
+// list; and the stranger does not push the peer out.
 func TestDecideDropsOldest(t *testing.T) {
-	p := newPlay(t, responder).begin(0, 0)
-	for id := 20; id < 20+1000; id++ {
-		p.take(event{kind: arrived, id: id, direct: true})
-		if id%2 == 0 {
-			p.is(proven, id)
-		}
+	tests := []struct {
+		name   string
+		proven func(id int) bool
+		first  int // to be dropped
+	}{
+		{"nobody is proven", func(int) bool { return false }, 20},
+		{"the first is proven", func(id int) bool { return id == 20 }, 21},
+		{"all are proven", func(int) bool { return true }, 20},
 	}
-	resets := 0
-	for _, o := range p.out {
-		if strings.HasPrefix(o, "reset") {
-			if want := fmt.Sprint("reset ", 20+resets); o != want {
-				t.Fatalf("%s, want %s", o, want)
+	for _, tt := range tests {
+		p := newPlay(t, responder).begin(0, 0)
+		for id := 20; id < 20+1000; id++ {
+			p.take(event{kind: arrived, id: id, direct: true})
+			if tt.proven(id) {
+				p.is(proven, id)
 			}
-			resets++
 		}
-	}
-	if resets != 1000-maxUnfinished || len(p.s.connections) > maxUnfinished+1 {
-		t.Errorf("%d were dropped, %d are listed", resets, len(p.s.connections))
+		resets := 0
+		for _, o := range p.out {
+			if strings.HasPrefix(o, "reset") {
+				if want := fmt.Sprint("reset ", tt.first+resets); o != want {
+					t.Fatalf("%s: %s, want %s", tt.name, o, want)
+				}
+				resets++
+			}
+		}
+		if resets != 1000-maxUnfinished || len(p.s.connections) > maxUnfinished+1 {
+			t.Errorf("%s: %d were dropped, %d are listed", tt.name, resets, len(p.s.connections))
+		}
 	}
 }

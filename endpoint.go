@@ -234,7 +234,7 @@ func (e *Endpoint) reserve(peer jid.JID, limit int) error {
 	switch {
 	case e.closed:
 		return ErrClosed
-	case e.peers[bare] >= limit, e.negotiating >= maxSessions:
+	case e.peers[bare] >= limit, limit != maxDials && e.negotiating >= maxSessions: // strangers must not keep us from dialing
 		return errBusy
 	}
 	e.peers[bare]++
@@ -345,7 +345,10 @@ func (e *Endpoint) DialSummary(ctx context.Context, peer jid.JID, service string
 	if !wire.ValidService(service) {
 		return nil, fmt.Errorf("dtcp: service %.70q: must be 1 to %d characters of A-Z a-z 0-9 . _ ~ + / = -", service, wire.MaxService)
 	}
-	if peer == e.signaling.LocalAddr() || peer.IsZero() {
+	if peer.IsZero() {
+		return nil, errors.New("dtcp: no address to dial")
+	}
+	if peer == e.signaling.LocalAddr() {
 		return nil, fmt.Errorf("dtcp: %v is this end's own address", peer)
 	}
 	policy := e.policy(peer)

@@ -3,6 +3,7 @@ package dtcp
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
@@ -11,8 +12,9 @@ import (
 // Errors of Dial and Accept that a caller can tell apart with [errors.Is].
 // See also [*RefusedError], [*NoPathError] and [*PeerError].
 var (
-	// ErrClosed says that the Endpoint was closed.
-	ErrClosed = errors.New("dtcp: endpoint closed")
+	// ErrClosed says that the Endpoint was closed. It is [net.ErrClosed], too,
+	// which servers over a [net.Listener] look for.
+	ErrClosed = fmt.Errorf("dtcp: endpoint closed: %w", net.ErrClosed)
 
 	// ErrPlain says that the peer knows only XEP-0046, or that somebody between
 	// makes it look so, and that such streams are not allowed with it.

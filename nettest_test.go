@@ -202,6 +202,89 @@ func TestConnIsNetConn(t *testing.T) {
 	})
 }
 
+// TestPlainConnIsNetConn is the same for a stock stream without TLS, whose other
+// end is a bare socket.
+func TestPlainConnIsNetConn(t *testing.T) {
+	board := newSwitchboard()
+	e, err := dtcp.NewEndpoint(board.user("e@example.org/1"), &dtcp.Config{
+		Listen: "127.0.0.1:0", AllowPlain: func(jid.JID) bool { return true },
+		Allow: func(context.Context, *dtcp.Request) error { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	old := board.user("old@example.org/1")
+	query := stanza.New(dtcp.NSStock, "query", stanza.New(dtcp.NSStock, "key", stanza.Text("k")))
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		a, err := old.RoundTrip(t.Context(), stanza.IQ{Header: stanza.Header{To: jid.MustParse("e@example.org/1")}, Type: stanza.Set, Payload: query})
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		raw, err := net.Dial("tcp", e.Addr().String())
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if _, err := fmt.Fprintf(raw, "key:%s\n", a.Payload.Child(dtcp.NSStock, "key").Text()); err != nil {
+			return nil, nil, nil, err
+		}
+		answer := make([]byte, len("ok:k\n"))
+		if _, err := io.ReadFull(raw, answer); err != nil || string(answer) != "ok:k\n" {
+			return nil, nil, nil, fmt.Errorf("answered %q, %w", answer, err)
+		}
+		if _, err := io.WriteString(raw, "ok\n"); err != nil {
+			return nil, nil, nil, err
+		}
+		c, err := e.Accept(t.Context())
+		return c, raw, func() { _, _ = raw.Close(), c.Close() }, err
+	})
+}
+
+// TestStrangersDoNotBlockDial: requests that wait for the user fill the account
+// of negotiations, but not that of our own.
+func TestStrangersDoNotBlockDial(t *testing.T) {
+	board := newSwitchboard()
+	waiting := make(chan struct{}, 2048)
+	config := &dtcp.Config{Listen: "127.0.0.1:0", Allow: func(ctx context.Context, r *dtcp.Request) error {
+		if r.From.Domain() == "example.org" {
+			return nil
+		}
+		waiting <- struct{}{}
+		<-ctx.Done() // the user is asked
+		return ctx.Err()
+	}}
+	e, err := dtcp.NewEndpoint(board.user("e@example.org/1"), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	f, err := dtcp.NewEndpoint(board.user("f@example.org/1"), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	session := stanza.New(dtcp.NSSession, "session", stanza.New("urn:xmpp:jingle:apps:dtls:0", "fingerprint",
+		stanza.Text(dtcp.FingerprintOf([]byte("x")).String())).With("hash", "sha-256")).With("service", "pipe")
+	query := stanza.New(dtcp.NSStock, "query", stanza.New(dtcp.NSStock, "key", stanza.Text("k")), session)
+	for i := range 32 {
+		u := board.user(fmt.Sprintf("m%d@evil.example/x", i))
+		for j := range 32 {
+			q := stanza.IQ{Header: stanza.Header{To: jid.MustParse("e@example.org/1"), ID: fmt.Sprint(j)}, Type: stanza.Set, Payload: query}
+			if err := u.Send(t.Context(), q); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 32 * 32 {
+		<-waiting
+	}
+	c, err := e.Dial(t.Context(), jid.MustParse("f@example.org/1"), "pipe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Abort()
+}
+
 // TestBulk moves 64 MiB each way at the same time, and compares hashes.
 func TestBulk(t *testing.T) {
 	a, b, to := loopback(t)

@@ -83,9 +83,8 @@ func (r *record) SetWriteDeadline(time.Time) error { return nil }
 // queue has line leave in front of what is written next.
 func (r *record) queue(line []byte) { r.out = append(r.out, line...) }
 
-// hold begins to gather, in both directions.
+// hold begins to gather what is written.
 func (r *record) hold() {
-	r.grow()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.holding = true

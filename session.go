@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -107,6 +108,9 @@ func (s *session) begin(peer offer, rules dialRules) {
 		if err := rules.check(c); err != nil {
 			s.skipped = append(s.skipped, Attempt{Candidate: c, Err: err})
 			continue
+		}
+		if slices.ContainsFunc(s.targets, func(t Candidate) bool { return t.address() == c.address() }) {
+			continue // one connection to one address: a peer may name a third party's
 		}
 		// The number of a dialed connection is its candidate's, from 1; those of
 		// accepted ones come after them.
@@ -373,11 +377,13 @@ func (s *session) handOver(a *attempt) {
 }
 
 // checkCertificate is asked on each path about the certificate that the peer
-// proves to hold; VerifyPeer is asked on the first.
+// presents, and before it has proven to hold its key.
 func (s *session) checkCertificate(c *x509.Certificate) error {
-	if err := pinned(c, s.peerSession.fingerprint, s.e.fingerprint); err != nil {
-		return err
-	}
+	return pinned(c, s.peerSession.fingerprint)
+}
+
+// verifyPeer asks VerifyPeer, on the first path that is proven.
+func (s *session) verifyPeer(c *x509.Certificate) error {
 	verify := s.e.config.VerifyPeer
 	if verify == nil {
 		return nil
@@ -395,16 +401,8 @@ func (s *session) checkCertificate(c *x509.Certificate) error {
 			s.setCause(&PeerError{Peer: s.peer, Err: s.verdict})
 		}
 	}
-	if s.verdict != nil {
-		return &verifyError{s.verdict}
-	}
-	return nil
+	return s.verdict
 }
-
-// verifyError is VerifyPeer's. It ends the session, when the peer was told.
-type verifyError struct{ error }
-
-func (e *verifyError) Unwrap() error { return e.error }
 
 // refusal makes the answer to a request that is refused.
 func refusal(err error) *stanza.Error {

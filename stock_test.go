@@ -363,8 +363,28 @@ func TestStockRefused(t *testing.T) {
 			k.say("key:" + key)
 			k.want("ok:" + s.key)
 			k.say("nonsense")
-			if rest, err := io.ReadAll(k.r); err == nil && len(rest) > 0 {
+			if rest, _ := io.ReadAll(k.r); len(rest) > 0 {
 				t.Errorf("after nonsense in the place of ok: %q", rest)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if c, err := e.Accept(ctx); err == nil {
+				t.Errorf("a stream came of it: %v", c.Path())
+			}
+		})
+	})
+	t.Run("an ok with another key", func(t *testing.T) {
+		stockStory(t, dtcp.Config{}, func(t *testing.T, e *dtcp.Endpoint, host *memnet.Host, s *stockPeer) {
+			if _, _, err := s.ask(); err != nil {
+				t.Fatal(err)
+			}
+			k := s.accept()
+			k.want("starttls")
+			k.say("error")
+			k.want("key:" + s.key)
+			k.say("ok:" + s.key)
+			if rest, _ := io.ReadAll(k.r); len(rest) > 0 {
+				t.Errorf("after a wrong key: %q", rest)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -426,6 +446,48 @@ func TestStockGivesUp(t *testing.T) {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("the error does not say %q: %v", want, err)
 			}
+		}
+	})
+}
+
+// TestStockTwice: a stock peer that calls two connections established gets a
+// stream on one, and not a byte on the other.
+func TestStockTwice(t *testing.T) {
+	stockStory(t, dtcp.Config{}, func(t *testing.T, e *dtcp.Endpoint, _ *memnet.Host, s *stockPeer) {
+		second, err := s.host.Listen(t.Context(), netip.MustParseAddrPort("192.0.2.2:8001"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer second.Close()
+		s.hosts = append(s.hosts, "192.0.2.2:8001")
+		key, _, err := s.ask()
+		if err != nil {
+			t.Fatal(err)
+		}
+		talks := []*talk{s.accept(), s.talk(second.Accept())}
+		for _, k := range talks {
+			k.want("starttls")
+			k.say("error")
+			k.want("key:" + s.key)
+		}
+		for _, k := range talks {
+			k.say("ok:" + key)
+		}
+		c, err := e.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Error(err)
+		}
+		for i, k := range talks {
+			if got, _ := io.ReadAll(k.r); len(got) > 0 {
+				t.Errorf("the application on connection %d reads %q", i, got)
+			}
+			k.Close()
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

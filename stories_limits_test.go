@@ -228,3 +228,40 @@ func TestGreetings(t *testing.T) {
 		}
 	})
 }
+
+// TestProvenIsNotPushedOut: 32 key lines of somebody who saw the key on the wire
+// do not cost the peer the path on which it has proven itself.
+func TestProvenIsNotPushedOut(t *testing.T) {
+	story(t, options{link: links[0]}, func(w *world) {
+		b := w.b.instead()
+		m := w.stranger("mallory", "203.0.113.66")
+		q, err := b.ask(w.a.jid(), query{key: b.key, print: b.print, service: "test"})
+		w.check(err)
+		k := b.dial(w.a.listening())
+		k.say("key:" + q.key + "\n")
+		s, err := k.client(b.tls())
+		w.check(err)
+		<-time.After(time.Second) // proven at A
+		for range 32 {
+			m.dial(w.a.listening()).say("key:" + q.key + "\n")
+		}
+		<-time.After(time.Second)
+		s.say("ok:" + s.proof(meant(b.jid(), w.a.jid(), b.key, q.key, "test")) + "\n")
+		if got := s.hear(); got != "ok\n" {
+			w.t.Errorf("the nomination of a proven path is answered %q", got)
+		}
+	})
+}
+
+// TestGetIsAnswered: an iq of type get is answered, as every question must be
+// (RFC 6120, 8.2.3).
+func TestGetIsAnswered(t *testing.T) {
+	story(t, options{link: links[0]}, func(w *world) {
+		b := w.b.instead()
+		_, err := b.session.RoundTrip(w.patience(), stanza.IQ{Header: stanza.Header{To: w.a.jid()}, Type: stanza.Get, Payload: query{key: "k"}.element()})
+		var e *stanza.Error
+		if !errors.As(err, &e) || e.Condition != stanza.FeatureNotImplemented {
+			w.t.Errorf("a get is answered %v", err)
+		}
+	})
+}

@@ -10,7 +10,7 @@ import (
 // Trace holds hooks, each of which may be nil, in the manner of
 // [net/http/httptrace.ClientTrace]. They are called from several goroutines and
 // must not block. stream names one negotiation and the stream that comes of it
-// and is unique in the process.
+// and is unique in its Endpoint.
 type Trace struct {
 	Refused   func(r *Request, err error)                                       // an incoming request was refused, by Allow or by a limit
 	Offered   func(stream string, peer jid.JID, service string, requester bool) // a negotiation began

@@ -3,7 +3,6 @@ package dtcp
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -152,11 +151,8 @@ func stockTLS(own *tls.Certificate) *tls.Config {
 }
 
 // pinned compares a certificate to the fingerprint announced.
-func pinned(c *x509.Certificate, announced, own Fingerprint) error {
-	switch got := Fingerprint(sha256.Sum256(c.Raw)); {
-	case got == own:
-		return ErrOwnFingerprint
-	case got != announced:
+func pinned(c *x509.Certificate, announced Fingerprint) error {
+	if got := FingerprintOf(c.Raw); got != announced {
 		return fmt.Errorf("%w: %v was announced, %v is there", ErrFingerprint, announced, got)
 	}
 	return nil

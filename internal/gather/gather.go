@@ -47,7 +47,7 @@ func rank(a netip.Addr) int {
 	switch {
 	case a.Is6() && !a.IsPrivate():
 		return 0
-	case a.Is4() && !a.IsPrivate():
+	case a.Is4() && !a.IsPrivate() && !shared.Contains(a):
 		return 1
 	case a.Is4():
 		return 2
@@ -55,6 +55,10 @@ func rank(a netip.Addr) int {
 		return 3
 	}
 }
+
+// shared is the range of carriers' NATs (RFC 6598), which overlay networks use,
+// too.
+var shared = netip.MustParsePrefix("100.64.0.0/10")
 
 // bridges are the prefixes of the names that container and virtual machine
 // software gives to bridges on the host and to the legs that lead there.

@@ -19,13 +19,13 @@ func TestHostAddrs(t *testing.T) {
 	in := []gather.Interface{
 		{Name: "lo", Up: true, Loopback: true, Addrs: addrs("127.0.0.1", "::1", "192.0.2.99")},
 		{Name: "eth0", Up: true, Addrs: addrs("fe80::1%eth0", "fd00::2", "192.168.1.5", "2001:db8::5")},
-		{Name: "wlan0", Up: true, Addrs: addrs("198.51.100.7", "192.168.1.5", "169.254.3.4", "::ffff:10.0.0.1")},
+		{Name: "wlan0", Up: true, Addrs: addrs("198.51.100.7", "100.64.0.9", "192.168.1.5", "169.254.3.4", "::ffff:10.0.0.1")},
 		{Name: "eth1", Addrs: addrs("203.0.113.1")},
 		{Name: "docker0", Up: true, Addrs: addrs("172.17.0.1")},
 		{Name: "br-12ab", Up: true, Addrs: addrs("172.18.0.1")},
 		{Name: "br0", Up: true, Addrs: addrs("10.1.1.1")}, // a bridge of the user's own
 	}
-	want := addrs("2001:db8::5", "198.51.100.7", "192.168.1.5", "10.0.0.1", "10.1.1.1", "fd00::2")
+	want := addrs("2001:db8::5", "198.51.100.7", "192.168.1.5", "100.64.0.9", "10.0.0.1", "10.1.1.1", "fd00::2")
 	if got := gather.HostAddrs(in); !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}

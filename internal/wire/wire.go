@@ -48,6 +48,10 @@ const (
 	// error:gone until then (Section 2 of protocol.md, 4).
 	Move = "move"
 	Gone = "gone"
+
+	// Certificate is why an error takes the place of a nomination or of its
+	// answer: the certificate is the one announced, and not one to be trusted.
+	Certificate = "certificate"
 )
 
 // Errors of [Reader.Line], to be told apart with [errors.Is].
