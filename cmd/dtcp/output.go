@@ -274,8 +274,12 @@ func (o *output) took(c *dtcp.Conn, loud bool) {
 
 // ended says that a stream is over, and ended well.
 func (o *output) ended(bytes int64, d time.Duration) {
-	o.event(doneEvent{Event: "done", Bytes: bytes, Seconds: d.Round(time.Millisecond).Seconds()})
+	o.event(doneEvent{Event: "done", Bytes: bytes, Seconds: seconds(d)})
 }
+
+// seconds is d with three digits behind the point and no more: Duration.Seconds
+// adds two floats, and what comes of that may need seventeen.
+func seconds(d time.Duration) float64 { return float64(d.Round(time.Millisecond).Milliseconds()) / 1000 }
 
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)

@@ -57,6 +57,7 @@ func TestEventMembers(t *testing.T) {
 	}{
 		{readyEvent{Event: "ready"}, `{"event":"ready","address":""}`},
 		{pathEvent{Event: "path", Kind: "host", SetupMS: 1.25}, `{"event":"path","peer":"","kind":"host","local":"","remote":"","relay":"","fingerprint":"","setup_ms":1.25}`},
+		{doneEvent{Event: "done", Seconds: seconds(1_851_990_000)}, `{"event":"done","bytes":0,"resumed":0,"seconds":1.852,"sha256":""}`},
 		{doneEvent{Event: "done", Bytes: 7, Seconds: 0.5}, `{"event":"done","bytes":7,"resumed":0,"seconds":0.5,"sha256":""}`},
 		{failed(&usageError{io.EOF}, "no", nil), `{"event":"error","code":2,"message":"no","attempts":[],"hints":[]}`},
 		{failed(io.EOF, "no", []string{attemptMark + "that", "do"}), `{"event":"error","code":1,"message":"no","attempts":[],"hints":["do"]}`},

@@ -104,7 +104,7 @@ func wasOrWere(n int) string {
 func (o *output) done(r *transfer.Result, took time.Duration) {
 	o.event(doneEvent{
 		Event: "done", Bytes: r.Bytes, Resumed: r.Resumed,
-		Seconds: took.Round(time.Millisecond).Seconds(), SHA256: r.SHA256,
+		Seconds: seconds(took), SHA256: r.SHA256,
 	})
 }
 
