@@ -52,6 +52,7 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
 LogLevel VERBOSE
 `, port, hostKey, userKey))
 	public, err := os.ReadFile(hostKey + ".pub")
