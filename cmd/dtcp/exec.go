@@ -27,12 +27,37 @@ type commandError struct {
 func (e *commandError) Error() string { return fmt.Sprintf("the command %q: %v", e.line, e.err) }
 func (e *commandError) Unwrap() error { return e.err }
 
-// runCommand serves a stream by a command line, whose stdin and stdout it
+// commands are those that run. The zero value is none.
+type commands struct {
+	mu      sync.Mutex // held while one is started
+	ended   bool
+	running map[*command]bool
+}
+
+// kill ends all that run, with what they started, and lets no further ones
+// start.
+func (cs *commands) kill() {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.ended = true
+	for c := range cs.running {
+		c.kill()
+	}
+}
+
+// served is what a command is told, and where it may complain.
+type served struct {
+	peer    jid.JID
+	service string
+	stderr  io.Writer
+}
+
+// run serves a stream by a command line, whose stdin and stdout it
 // becomes. Only when the command has succeeded does the stream end well; else it
 // is cut, so that the peer sees an error. A command whose stream is cut is ended
 // before it could take what it has for the whole.
-func runCommand(ctx context.Context, conn stream, line string, peer jid.JID, service string) (bytes int64, err error) {
-	c, err := startCommand(line, commandEnvironment(os.Environ(), peer, service))
+func (cs *commands) run(ctx context.Context, conn stream, line string, to served) (bytes int64, err error) {
+	c, err := cs.start(line, to)
 	if err != nil {
 		conn.Abort()
 		return 0, &commandError{line, err}
@@ -63,6 +88,7 @@ func runCommand(ctx context.Context, conn stream, line string, peer jid.JID, ser
 	sent, err := io.Copy(conn, localReader{s})
 	fail(err)
 	exit := c.wait()
+	cs.forget(c)
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
@@ -92,10 +118,11 @@ type command struct {
 	ending *time.Timer
 }
 
-func startCommand(line string, environment []string) (*command, error) {
+func (cs *commands) start(line string, to served) (*command, error) {
 	c := &command{Cmd: shell(line)}
-	c.Stderr = os.Stderr
-	c.Env = environment
+	c.Stderr = to.stderr
+	c.WaitDelay = graceTime // for stderr, which something that got away may hold open
+	c.Env = commandEnvironment(os.Environ(), to.peer, to.service)
 	var err error
 	if c.stdin, err = c.StdinPipe(); err != nil {
 		return nil, err
@@ -103,7 +130,25 @@ func startCommand(line string, environment []string) (*command, error) {
 	if c.stdout, err = c.StdoutPipe(); err != nil {
 		return nil, err
 	}
-	return c, c.Start()
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.ended {
+		return nil, errInterrupted
+	}
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	if cs.running == nil {
+		cs.running = map[*command]bool{}
+	}
+	cs.running[c] = true
+	return c, nil
+}
+
+func (cs *commands) forget(c *command) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	delete(cs.running, c)
 }
 
 // end asks the command to end, and sees to it that it does.
@@ -114,19 +159,25 @@ func (c *command) end() {
 		return
 	}
 	terminate(c.Cmd)
-	c.ending = time.AfterFunc(graceTime, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if !c.over {
-			kill(c.Cmd)
-			c.stdout.Close() // which something that got away may hold open
-		}
-	})
+	c.ending = time.AfterFunc(graceTime, c.kill)
+}
+
+// kill ends the command, without asking.
+func (c *command) kill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		kill(c.Cmd)
+		c.stdout.Close() // which something that got away may hold open
+	}
 }
 
 // wait returns how the command ended.
 func (c *command) wait() error {
 	err := c.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // the command itself has succeeded
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.over = true
@@ -134,6 +185,48 @@ func (c *command) wait() error {
 		c.ending.Stop()
 	}
 	return err
+}
+
+// maxComplaint bounds, in bytes, a line of a command's stderr that is kept in one
+// piece.
+const maxComplaint = 4096
+
+// complaints makes messages of what a command writes to its stderr, line by
+// line.
+type complaints struct {
+	out *output
+
+	mu   sync.Mutex
+	line []byte
+}
+
+func (w *complaints) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range p {
+		if b != '\n' {
+			w.line = append(w.line, b)
+		}
+		if b == '\n' || len(w.line) == maxComplaint {
+			w.say()
+		}
+	}
+	return len(p), nil
+}
+
+// flush says the rest, which has no end of line.
+func (w *complaints) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.say()
+}
+
+// say has w.mu held.
+func (w *complaints) say() {
+	if text := strings.TrimSuffix(string(w.line), "\r"); text != "" {
+		w.out.say("the command says: %s", text)
+	}
+	w.line = w.line[:0]
 }
 
 // commandEnvironment is ours, without the password, and with what the command

@@ -15,8 +15,8 @@ const hangupTime = time.Second
 // errInterrupted as its cause; then there is time to close what is open. SIGHUP
 // does so after hangupTime, with errHangup: ssh sends it to its ProxyCommand as
 // soon as it has closed the connection, whose end is still on its way then. The
-// second signal ends the process at once.
-func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
+// second signal ends the process at once, after a call of last.
+func interruptible(parent context.Context, last func()) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -36,6 +36,7 @@ func interruptible(parent context.Context) (context.Context, context.CancelFunc)
 			select {
 			case s := <-signals:
 				if count > 1 {
+					last()
 					os.Exit(exitInterrupted)
 				}
 				if s == syscall.SIGHUP {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 )
@@ -42,7 +43,7 @@ func pair(t *testing.T) (a, b *net.TCPConn) {
 	return dialed.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
-// result is what join or runCommand returned.
+// result is what join or a command returned.
 type result struct {
 	bytes int64
 	err   error
@@ -191,14 +192,14 @@ func TestJoinEndsWithThePeerAtATerminal(t *testing.T) {
 	}
 }
 
-// served runs a command on a stream and returns the peer's end.
-func served(t *testing.T, ctx context.Context, line string) (peer *net.TCPConn, done <-chan result) {
+// servedBy runs a command on a stream and returns the peer's end.
+func servedBy(t *testing.T, ctx context.Context, line string) (peer *net.TCPConn, done <-chan result) {
 	t.Helper()
 	near, peer := pair(t)
 	results := make(chan result, 1)
 	// Owned by the test, which waits for its result.
 	go func() {
-		n, err := runCommand(ctx, tcpStream{near}, line, romeo, "ssh")
+		n, err := new(commands).run(ctx, tcpStream{near}, line, served{romeo, "ssh", os.Stderr})
 		results <- result{n, err}
 	}()
 	return peer, results
@@ -210,7 +211,7 @@ func TestRunCommand(t *testing.T) {
 		{"an answer after the end of the question", "cat >/dev/null; echo done", "hello", "done\n"},
 		{"who and what", "echo $DTCP_PEER $DTCP_SERVICE", "", "romeo@example.org/orchard ssh\n"},
 	} {
-		peer, done := served(t, t.Context(), test.line)
+		peer, done := servedBy(t, t.Context(), test.line)
 		io.WriteString(peer, test.send)
 		peer.CloseWrite()
 		if got, err := io.ReadAll(peer); string(got) != test.want || err != nil {
@@ -224,7 +225,7 @@ func TestRunCommand(t *testing.T) {
 
 // A command need not read what it is sent.
 func TestRunCommandThatReadsNothing(t *testing.T) {
-	peer, done := served(t, t.Context(), "exec <&-; echo enough")
+	peer, done := servedBy(t, t.Context(), "exec <&-; echo enough")
 	// Owned by the test: it ends when the stream is closed.
 	go io.Copy(peer, bytes.NewReader(make([]byte, 1<<22)))
 	line := make([]byte, len("enough\n"))
@@ -237,7 +238,7 @@ func TestRunCommandThatReadsNothing(t *testing.T) {
 }
 
 func TestRunCommandThatFailsCutsTheStream(t *testing.T) {
-	peer, done := served(t, t.Context(), "exit 3")
+	peer, done := servedBy(t, t.Context(), "exit 3")
 	if got, err := io.ReadAll(peer); err == nil {
 		t.Errorf("the peer sees %q and a good end", got)
 	}
@@ -254,7 +255,7 @@ func TestRunCommandIsEndedByACut(t *testing.T) {
 		"echo up; cat >/dev/null; echo whole >&2",
 		"trap '' TERM; echo up; (cat >/dev/null; cat)", // it will not be asked
 	} {
-		peer, done := served(t, t.Context(), line)
+		peer, done := servedBy(t, t.Context(), line)
 		if _, err := io.ReadFull(peer, make([]byte, 3)); err != nil {
 			t.Fatal(err)
 		}
@@ -268,7 +269,7 @@ func TestRunCommandIsEndedByACut(t *testing.T) {
 
 func TestRunCommandEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	peer, done := served(t, ctx, "echo up; cat")
+	peer, done := servedBy(t, ctx, "echo up; cat")
 	if _, err := io.ReadFull(peer, make([]byte, 3)); err != nil {
 		t.Fatal(err)
 	}
@@ -278,5 +279,42 @@ func TestRunCommandEndsWithItsContext(t *testing.T) {
 	}
 	if _, err := io.ReadAll(peer); err == nil {
 		t.Error("the peer sees a good end")
+	}
+}
+
+// What a command complains of comes in lines, whatever the pieces, and harmless.
+func TestComplaints(t *testing.T) {
+	var stderr strings.Builder
+	w := &complaints{out: newOutput(io.Discard, &stderr)}
+	for _, piece := range []string{"one\ntw", "o\r\n\n", "\x1b[2J\n", strings.Repeat("x", maxComplaint+1)} {
+		if n, err := io.WriteString(w, piece); n != len(piece) || err != nil {
+			t.Errorf("took %d of %q, %v", n, piece, err)
+		}
+	}
+	w.flush()
+	const says = "dtcp: the command says: "
+	want := says + "one\n" + says + "two\n" + says + "\\x1b[2J\n" + says + strings.Repeat("x", maxComplaint) + "\n" + says + "x\n"
+	if got := stderr.String(); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// What a command leaves behind with its stderr does not hold up its stream.
+func TestRunCommandThatLeavesSomethingBehind(t *testing.T) {
+	t.Parallel() // it waits for graceTime
+	near, peer := pair(t)
+	peer.CloseWrite()
+	results := make(chan result, 1)
+	// Owned by the test, which waits for its result.
+	go func() {
+		w := &complaints{out: newOutput(io.Discard, io.Discard)}
+		n, err := new(commands).run(t.Context(), tcpStream{near}, "sleep 10 >/dev/null & echo here", served{romeo, "ssh", w})
+		results <- result{n, err}
+	}()
+	if got, err := io.ReadAll(peer); string(got) != "here\n" || err != nil {
+		t.Errorf("the peer got %q, %v", got, err)
+	}
+	if r := <-results; r.err != nil {
+		t.Errorf("returned %v", r.err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ It is found at the resource of --account, or at dtcp.NAME without one. Without
 	service := serviceFlag(f, "what peers ask for to get here")
 	f.StringArrayVar(&allow, "allow", nil, "`JID` to let in; a bare one with all its resources; may be repeated")
 	f.StringVar(&r.to, "to", "", "TCP `host:port` to join each stream to")
-	f.StringVar(&r.command, "exec", "", "`command` line to run for each stream, with DTCP_PEER and DTCP_SERVICE set; its failure cuts the stream")
+	f.StringVar(&r.command, "exec", "", "`command` line to run for each stream, with DTCP_PEER and DTCP_SERVICE set; its failure cuts the stream; its stderr is that of listen, with --json a message a line")
 	f.BoolVar(&r.once, "once", false, "end with the first stream, and with its status")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		r.service = service.String()
@@ -110,7 +111,7 @@ func (r *listener) join(ctx context.Context, conn *dtcp.Conn) error {
 	var err error
 	switch {
 	case r.command != "":
-		bytes, err = runCommand(ctx, conn, r.command, conn.Peer(), r.service)
+		bytes, err = r.serveByCommand(ctx, conn)
 	case r.to != "":
 		bytes, err = r.connect(ctx, conn)
 	default:
@@ -122,6 +123,18 @@ func (r *listener) join(ctx context.Context, conn *dtcp.Conn) error {
 	r.out.trace("stream with %v ended: %d bytes", conn.Peer(), bytes)
 	r.out.ended(bytes, time.Since(began))
 	return nil
+}
+
+// serveByCommand runs the --exec command. What it has to complain goes where our
+// messages go: as it is, unless that is for events.
+func (r *listener) serveByCommand(ctx context.Context, conn *dtcp.Conn) (int64, error) {
+	to := served{peer: conn.Peer(), service: r.service, stderr: os.Stderr}
+	if r.json {
+		w := &complaints{out: r.out}
+		defer w.flush()
+		to.stderr = w
+	}
+	return r.commands.run(ctx, conn, r.command, to)
 }
 
 // connect joins a stream to the --to address.

@@ -22,7 +22,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run does what args say and returns the exit status.
 func run(args []string) int {
 	t := &tool{out: newOutput(os.Stdout, os.Stderr)}
-	ctx, stop := interruptible(context.Background())
+	ctx, stop := interruptible(context.Background(), t.commands.kill)
 	defer stop()
 	root := t.root()
 	root.SetArgs(args)
@@ -45,8 +45,9 @@ func run(args []string) int {
 // tool is one run of the program.
 type tool struct {
 	options
-	out   *output
-	began bool // the command line was understood
+	out      *output
+	commands commands // that listen runs
+	began    bool     // the command line was understood
 }
 
 func (t *tool) root() *cobra.Command {
