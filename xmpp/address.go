@@ -90,7 +90,8 @@ func lookup(ctx context.Context, r Resolver, domain string) ([]target, []Attempt
 		err error
 	}
 	ask := func(service string) answer {
-		_, srv, err := r.LookupSRV(ctx, service, "tcp", host)
+		// With the dot at the end no search list of this machine is added.
+		_, srv, err := r.LookupSRV(ctx, service, "tcp", host+".")
 		return answer{srv, err}
 	}
 	direct := make(chan answer, 1)

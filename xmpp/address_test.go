@@ -83,8 +83,11 @@ type zone map[string]struct {
 }
 
 func (z zone) LookupSRV(_ context.Context, service, proto, name string) (string, []*net.SRV, error) {
-	full := "_" + service + "._" + proto + "." + name
+	full := "_" + service + "._" + proto + "." + strings.TrimSuffix(name, ".")
 	a, ok := z[full]
+	if !strings.HasSuffix(name, ".") {
+		return "", nil, fmt.Errorf("%s is relative", full)
+	}
 	if !ok {
 		return "", nil, &net.DNSError{Err: "no such host", Name: full, IsNotFound: true}
 	}

@@ -168,15 +168,20 @@ func (l *login) starttls(detect bool) error {
 	if err := l.header(jid.JID{}); err != nil {
 		return err
 	}
-	if detect {
-		// A port for direct TLS answers by an alert, or hangs up.
-		first, err := l.buf.Peek(1)
-		switch {
-		case err != nil && !timedOut(err):
-			return fmt.Errorf("%w: %w", errNotXML, err)
-		case err == nil && (first[0] == 0x15 || first[0] == 0x16):
-			return fmt.Errorf("%w, but TLS", errNotXML)
-		}
+	first, err := l.buf.Peek(1)
+	switch {
+	case timedOut(err):
+		return err
+	case err != nil && detect: // a port for direct TLS may hang up
+		return fmt.Errorf("%w: %w", errNotXML, err)
+	case err != nil:
+		return fmt.Errorf("opening the stream: %w", err)
+	case detect && (first[0] == 0x15 || first[0] == 0x16): // or answers by an alert
+		return fmt.Errorf("%w, but TLS", errNotXML)
+	case !strings.ContainsRune("< \t\r\n", rune(first[0])):
+		// What is no line of XML may never end.
+		said, _ := l.buf.Peek(min(l.buf.Buffered(), 20))
+		return fmt.Errorf("the port does not speak XMPP: it says %q", said)
 	}
 	features, err := l.features(stanza.MaxBytes)
 	if err != nil {

@@ -80,7 +80,7 @@ func TestLoginStories(t *testing.T) {
 			_, _ = p.buf.Peek(1)
 			p.send("<stream:features/>")
 		}, "TLS handshake"},
-		{"no stream", func(p *peer) { _, _ = p.buf.Peek(1); p.send("HTTP/1.1 400 Bad Request\r\n\r\n"); p.conn.Close() }, "opening the stream"},
+		{"no stream", func(p *peer) { _, _ = p.buf.Peek(1); p.send("HTTP/1.1 400 Bad Request\r\n\r\n"); p.conn.Close() }, "does not speak XMPP"},
 		{"stream of servers", func(p *peer) {
 			p.send("<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>")
 		}, `the server's stream is of "jabber:server"`},
@@ -406,6 +406,26 @@ func TestDetectionEnds(t *testing.T) {
 			t.Errorf("Connect: %v", got.err)
 		}
 	})
+}
+
+// What is no XMPP at all is told at once, and what it said.
+func TestOtherProtocols(t *testing.T) {
+	for _, says := range []string{"SSH-2.0-OpenSSH_9.2p1\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n", "220 mail.example.org"} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			began := time.Now()
+			done := start(t.Context(), n.config())
+			p := n.accept()
+			p.send("%s", says)
+			got := <-done
+			if got.err == nil || !strings.Contains(got.err.Error(), "does not speak XMPP: it says \""+says[:7]) {
+				t.Errorf("Connect: %v", got.err)
+			}
+			if d := time.Since(began); d > time.Second {
+				t.Errorf("%q took %v", says, d)
+			}
+		})
+	}
 }
 
 // TestSlowServers has a server stop at each step: the login ends after its
