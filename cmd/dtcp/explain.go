@@ -46,7 +46,10 @@ func explain(err error) (what string, hints []string) {
 	var cut *cutError
 	var one *contextError
 	var files *transferError
+	var usage *usageError
 	switch {
+	case errors.As(err, &usage):
+		return explainUsage(usage)
 	case errors.As(err, &one):
 		what, hints = explain(one.err)
 		return one.which + ": " + what, hints
@@ -80,6 +83,15 @@ func explain(err error) (what string, hints []string) {
 		return trimmed(err), []string{"another program has this port: name another"}
 	}
 	return trimmed(err), nil
+}
+
+// explainUsage tells a mistake from what was meant, which cobra puts below.
+func explainUsage(e *usageError) (what string, hints []string) {
+	what, meant, _ := strings.Cut(trimmed(e), "\n\nDid you mean this?\n")
+	for m := range strings.FieldsSeq(meant) {
+		hints = append(hints, "did you mean dtcp "+m+"?")
+	}
+	return what, hints
 }
 
 func explainLogin(err error) (what string, hints []string) {
@@ -231,7 +243,7 @@ func reason(err error) string {
 // to people.
 func trimmed(err error) string {
 	text := err.Error()
-	for _, prefix := range []string{"dtcp: ", "xmpp: ", "profile: "} {
+	for _, prefix := range []string{"dtcp: ", "xmpp: ", "profile: ", "jid: ", "xmlstream: ", "stanza: ", "wire: ", "transfer: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
 	return text

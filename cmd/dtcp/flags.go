@@ -93,7 +93,8 @@ func (o *options) check() (err error) {
 		}
 	}
 	if o.server != "" {
-		if _, _, err := net.SplitHostPort(o.server); err != nil {
+		host, port, err := net.SplitHostPort(o.server)
+		if err != nil || host == "" || strings.ContainsAny(host, " /@[]") || !isPort(port) {
 			return fmt.Errorf("--server: %q is not HOST:PORT", o.server)
 		}
 	}
@@ -110,6 +111,12 @@ func (o *options) check() (err error) {
 		return fmt.Errorf("--retry: %v is less than nothing", o.retry)
 	}
 	return o.checkAddresses()
+}
+
+// isPort reports whether s is the number of a TCP port.
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 // checkAddresses reads --port and --public. A loopback address is of use on

@@ -111,10 +111,13 @@ func (t *tool) loginConfig(a profile.Account, resource string) (*xmpp.Config, er
 
 // connect logs in.
 func connect(ctx context.Context, c *xmpp.Config) (*xmpp.Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, loginTime)
+	bounded, cancel := context.WithTimeout(ctx, loginTime)
 	defer cancel()
-	s, err := xmpp.Connect(ctx, c)
-	if err != nil {
+	s, err := xmpp.Connect(bounded, c)
+	switch {
+	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil, &loginError{fmt.Errorf("not in the time that --timeout gives: %w", err)}
+	case err != nil:
 		return nil, &loginError{err}
 	}
 	return s, nil

@@ -65,8 +65,8 @@ It is found at the resource of --account, or at dtcp.NAME without one. Without
 			return &usageError{errors.New("--to and --exec: which of the two?")}
 		}
 		if r.to != "" {
-			if _, _, err := net.SplitHostPort(r.to); err != nil {
-				return &usageError{fmt.Errorf("--to: %w", err)}
+			if _, port, err := net.SplitHostPort(r.to); err != nil || !isPort(port) {
+				return &usageError{fmt.Errorf("--to: %q is not HOST:PORT", r.to)}
 			}
 		}
 		r.once = r.once || r.to == "" && r.command == ""

@@ -16,7 +16,7 @@ func (t *tool) loginCommand() *cobra.Command {
 		Use:   "login JID",
 		Short: "Check an account and remember it",
 		Long: `login logs in to the account once. If that works, the account is remembered and
-becomes the default, with --server, --ca and --trust if they are given, and with
+becomes the default, with --server, --ca and --trust if they are or were given, and with
 its password, so that other commands do not ask for it: in the file accounts.json
 of the configuration directory, which only you can read. dtcp logout forgets it.`,
 		Example: `  dtcp login juliet@example.org
@@ -41,7 +41,13 @@ func (t *tool) login(ctx context.Context, who jid.JID) error {
 	if err != nil {
 		return err
 	}
-	a := profile.Account{JID: who}
+	a, err := dir.Account(who) // how to reach its server is known, and need not be told again
+	switch {
+	case errors.Is(err, profile.ErrNoAccount):
+		a = profile.Account{JID: who}
+	case err != nil:
+		return err
+	}
 	t.adjust(&a)
 	if a.Password, err = t.givenPassword(); err != nil {
 		return &loginError{err}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -81,6 +82,8 @@ there or no path, 5 login failed or account in conflict, 130 interrupted.`,
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetOut(results{t.out})
+	root.SetHelpCommand(helpCommand(root))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w: see '%s --help'", err, c.CommandPath())}
 	})
@@ -94,10 +97,26 @@ there or no path, 5 login failed or account in conflict, 130 interrupted.`,
 	return root
 }
 
+// helpCommand is that of cobra, but fails when there is no such command.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:              "help [COMMAND]",
+		Short:            "Help about any command",
+		PersistentPreRun: func(*cobra.Command, []string) {}, // no other flag means anything
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err == nil && len(rest) == 0 {
+				return c.Help()
+			}
+			return &usageError{fmt.Errorf("%q is no command: see 'dtcp --help'", strings.Join(args, " "))}
+		},
+	}
+}
+
 // begin runs between the reading of the command line and the command.
 func (t *tool) begin(c *cobra.Command) error {
 	if t.showVersion {
-		fmt.Fprintln(os.Stdout, version())
+		fmt.Fprintln(results{t.out}, version())
 		c.RunE = func(*cobra.Command, []string) error { return nil }
 		return nil
 	}

@@ -86,7 +86,7 @@ func (o *output) line(event, text string) {
 	defer o.mu.Unlock()
 	o.logLine(text)
 	if o.events != nil && o.events == o.stderr {
-		o.events.Write(encode(messageEvent{event, text}))
+		o.note(o.events.Write(encode(messageEvent{event, text})))
 		return
 	}
 	o.erase()
@@ -149,9 +149,30 @@ func (o *output) print(event any, fields ...string) {
 		}
 		_, err = fmt.Fprintln(o.stdout, strings.Join(fields, "\t"))
 	}
-	if o.err == nil && err != nil {
-		o.err = localFailure("writing to stdout", err)
+	o.note(0, err)
+}
+
+// note keeps the first error of a write that somebody relies on. o.mu is held.
+func (o *output) note(_ int, err error) {
+	if o.err != nil || err == nil {
+		return
 	}
+	doing := "writing to stdout"
+	if o.events == o.stderr {
+		doing = "writing to stderr"
+	}
+	o.err = localFailure(doing, err)
+}
+
+// results is stdout for what does not look at errors.
+type results struct{ o *output }
+
+func (w results) Write(p []byte) (int, error) {
+	w.o.mu.Lock()
+	defer w.o.mu.Unlock()
+	n, err := w.o.stdout.Write(p)
+	w.o.note(n, err)
+	return n, err
 }
 
 // event writes an event, if there is somebody for it.
@@ -163,7 +184,7 @@ func (o *output) event(event any) {
 	}
 	line := encode(event)
 	if o.events != nil {
-		o.events.Write(line)
+		o.note(o.events.Write(line))
 	}
 	o.logLine("event " + strings.TrimSpace(string(line)))
 }
@@ -279,7 +300,9 @@ func (o *output) ended(bytes int64, d time.Duration) {
 
 // seconds is d with three digits behind the point and no more: Duration.Seconds
 // adds two floats, and what comes of that may need seventeen.
-func seconds(d time.Duration) float64 { return float64(d.Round(time.Millisecond).Milliseconds()) / 1000 }
+func seconds(d time.Duration) float64 {
+	return float64(d.Round(time.Millisecond).Milliseconds()) / 1000
+}
 
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)

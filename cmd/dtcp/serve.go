@@ -59,7 +59,9 @@ func (s *server) run(ctx context.Context, c linkConfig, ready func()) error {
 	s.link = l
 	// Its answer says that the server has read our presence, so that whoever
 	// waits for "ready" finds us.
-	if err := l.session.Ping(bounded, l.session.LocalAddr().Server()); err != nil && bounded.Err() != nil {
+	asking, done := context.WithTimeout(bounded, answerTime)
+	defer done()
+	if err := l.session.Ping(asking, l.session.LocalAddr().Server()); err != nil && asking.Err() != nil {
 		return &loginError{because(ctx, err)}
 	}
 	cancel()
