@@ -168,14 +168,6 @@ func (k *killing) held(t *testing.T) (bytes int64) {
 	return bytes
 }
 
-// ignoreGone is for what is renamed between two looks.
-func ignoreGone(err error) error {
-	if os.IsNotExist(err) {
-		return nil
-	}
-	return err
-}
-
 // wantRight fails the test when a final name has anything but what belongs
 // there.
 func (k *killing) wantRight(t *testing.T) {

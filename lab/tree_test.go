@@ -26,17 +26,21 @@ type node struct {
 	Content string // the SHA-256 of a file, the target of a link
 }
 
-// treeOf reads everything below root.
+// treeOf reads everything below root, which may change meanwhile: what goes away
+// is left out.
 func treeOf(t *testing.T, root string) map[string]node {
 	t.Helper()
 	nodes := make(map[string]node)
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || path == root {
+		if path == root {
 			return err
+		}
+		if err != nil {
+			return ignoreGone(err)
 		}
 		info, err := d.Info()
 		if err != nil {
-			return err
+			return ignoreGone(err)
 		}
 		name, err := filepath.Rel(root, path)
 		if err != nil {
@@ -51,13 +55,23 @@ func treeOf(t *testing.T, root string) map[string]node {
 			n.Time = 0
 			n.Content, err = os.Readlink(path)
 		}
-		nodes[name] = n
-		return err
+		if err == nil {
+			nodes[name] = n
+		}
+		return ignoreGone(err)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return nodes
+}
+
+// ignoreGone is for what is renamed between two looks.
+func ignoreGone(err error) error {
+	if os.IsNotExist(err) {
+		return nil
+	}
+	return err
 }
 
 // hashOf is the SHA-256 of a file of about size bytes, in hexadecimal digits.
