@@ -144,10 +144,11 @@ func (s *Session) send(ctx context.Context, e stanza.Element) (*stream, error) {
 
 // HandleIQ has h called with iqs that carry this payload: get and set, which h
 // or somebody on its behalf must answer by Send; results and errors that answer
-// no request of ours. It holds across logins until stop. h runs on the read
-// loop and must not block; Send and RoundTrip do. Of several handlers of one
-// payload the newest is called. Questions that nobody handles are answered by
-// service-unavailable (RFC 6120, 8.4).
+// no request of ours. It holds across logins until stop, which does not wait for
+// a call of h that is under way. h runs on the read loop and must not block; Send
+// and RoundTrip do. Of several handlers of one payload the newest is called.
+// Questions that nobody handles are answered by service-unavailable (RFC 6120,
+// 8.4).
 func (s *Session) HandleIQ(payload xml.Name, h func(stanza.IQ)) (stop func()) {
 	entry := &handler{h}
 	s.mu.Lock()

@@ -40,7 +40,12 @@ const (
 const priority = -1
 
 // profile opens the configuration directory.
-func (t *tool) profile() (*profile.Dir, error) {
+func (t *tool) profile() (*profile.Dir, error) { return t.openProfile(profile.Open) }
+
+// remembered opens it for a look.
+func (t *tool) remembered() (*profile.Dir, error) { return t.openProfile(profile.OpenToRead) }
+
+func (t *tool) openProfile(open func(path string) (*profile.Dir, error)) (*profile.Dir, error) {
 	path := t.config
 	if path == "" {
 		var err error
@@ -48,7 +53,7 @@ func (t *tool) profile() (*profile.Dir, error) {
 			return nil, err
 		}
 	}
-	return profile.Open(path)
+	return open(path)
 }
 
 // credentials returns the account to log in with: what is remembered of it,

@@ -93,7 +93,7 @@ The certificate of this installation and the known peers stay.`,
 				return &usageError{err}
 			}
 		}
-		dir, err := t.profile()
+		dir, err := t.remembered()
 		if err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (t *tool) accountsCommand() *cobra.Command {
 		Args:  t.positional(0),
 	}
 	c.RunE = func(*cobra.Command, []string) error {
-		dir, err := t.profile()
+		dir, err := t.remembered()
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ until you say that it is right.`,
 		Args: t.positional(0),
 	}
 	c.RunE = func(*cobra.Command, []string) error {
-		dir, err := t.profile()
+		dir, err := t.remembered()
 		if err != nil {
 			return err
 		}
@@ -30,10 +30,12 @@ until you say that it is right.`,
 		if err != nil {
 			return err
 		}
+		listed := 0
 		for _, p := range peers {
 			t.list(p, nil)
+			listed += len(p.Fingerprints) + len(p.Pending)
 		}
-		if len(peers) == 0 {
+		if listed == 0 {
 			t.out.say("no peer is known yet")
 		}
 		return nil

@@ -77,24 +77,34 @@ func DefaultPath() (string, error) {
 // Open returns the directory at path, and makes it if it is missing. It is an
 // error when other users could write to it.
 func Open(path string) (*Dir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("profile: making the configuration directory: %w", err)
+	}
+	return OpenToRead(path)
+}
+
+// OpenToRead is [Open] for those who only want to know what is there: a
+// directory that is missing is not made, and is empty. To change anything in it
+// then fails.
+func OpenToRead(path string) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("profile: %w", err)
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("profile: making the configuration directory: %w", err)
-	}
+	d := &Dir{path: path, lock: lockedfile.MutexAt(filepath.Join(path, lockFile))}
 	info, err := os.Stat(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return d, nil
+	case err != nil:
 		return nil, fmt.Errorf("profile: %w", err)
-	}
-	if !info.IsDir() {
+	case !info.IsDir():
 		return nil, fmt.Errorf("profile: %s is not a directory", path)
 	}
 	if err := checkDir(path, info); err != nil {
 		return nil, fmt.Errorf("profile: %w", err)
 	}
-	return &Dir{path: path, lock: lockedfile.MutexAt(filepath.Join(path, lockFile))}, nil
+	return d, nil
 }
 
 // Path returns the absolute path of the directory.

@@ -48,6 +48,29 @@ func TestOpenMakesAPrivateDirectory(t *testing.T) {
 	}
 }
 
+// Whoever only looks leaves nothing behind.
+func TestOpenToReadMakesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	d, err := profile.OpenToRead(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accounts, err := d.Accounts()
+	if err != nil || len(accounts) != 0 {
+		t.Errorf("accounts are %v, %v", accounts, err)
+	}
+	peers, err := d.Peers()
+	if err != nil || len(peers) != 0 {
+		t.Errorf("peers are %v, %v", peers, err)
+	}
+	if err := d.Remember(profile.Account{JID: juliet}); err == nil {
+		t.Error("something was kept")
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the directory was made")
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
