@@ -85,6 +85,7 @@ func TestFailures(t *testing.T) {
 		{sending(&transfer.PartialError{Failed: []transfer.File{file("a", io.EOF)}}), exitFailed, "1 of 3 did not arrive", ""},
 		{sending(cut), exitFailed, "cut before its end, by the peer", "the same command resumes"},
 		{sending(fmt.Errorf("%w for 30s", transfer.ErrStalled)), exitFailed, "no progress for 30s: juliet@example.org/balcony is asleep", "resumes"},
+		{&transferError{peer: juliet, sending: true, piped: true, result: &transfer.Result{}, err: &transfer.PeerError{Reason: "stopped"}}, exitFailed, "stopped", "has to be sent anew"},
 		{sending(&transfer.PeerError{Reason: "stopped"}), exitFailed, "stopped the transfer: stopped", "resumes"},
 		{sending(fmt.Errorf("a.bin: %w", transfer.ErrDiskFull)), exitFailed, "the disk is full", "room"},
 		{sending(&transfer.SourceError{Name: "x", Err: io.EOF}), exitFailed, "sending x: EOF", ""},

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/profile"
@@ -79,7 +79,7 @@ func explain(err error) (what string, hints []string) {
 		return "no fingerprint of this peer was refused", []string{"name the one to trust: dtcp peers trust JID FINGERPRINT"}
 	case errors.Is(err, profile.ErrAmbiguous):
 		return "several fingerprints of this peer were refused", []string{"dtcp peers verify JID lists them; name the one to trust: dtcp peers trust JID FINGERPRINT"}
-	case errors.Is(err, syscall.EADDRINUSE):
+	case isAny(err, inUseErrors):
 		return trimmed(err), []string{"another program has this port: name another"}
 	}
 	return trimmed(err), nil
@@ -111,7 +111,7 @@ func explainLogin(err error) (what string, hints []string) {
 		}
 	case errors.Is(err, errNoPassword):
 		return what, []string{"give it by --password-file FILE or " + passwordVariable + ", or have dtcp login JID remember it"}
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case isAny(err, refusedErrors):
 		return what, []string{"no XMPP server listens there: is the address right? --server HOST:PORT names another"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return what, []string{"is this machine online? --server HOST:PORT names another address of the XMPP server"}
@@ -225,10 +225,15 @@ func explainUnknown(e *profile.UnknownError) (string, []string) {
 
 func explainCut(e *cutError) string {
 	switch {
-	case errors.Is(e, io.ErrUnexpectedEOF), errors.Is(e, syscall.ECONNRESET), errors.Is(e, syscall.EPIPE):
+	case errors.Is(e, io.ErrUnexpectedEOF), isAny(e, resetErrors):
 		return "the stream was cut before its end, by the peer or by the network"
 	}
 	return "the stream was cut before its end: " + trimmed(e.err)
+}
+
+// isAny reports whether an error is one of several.
+func isAny(err error, these []error) bool {
+	return slices.ContainsFunc(these, func(e error) bool { return errors.Is(err, e) })
 }
 
 // reason words an error for people.

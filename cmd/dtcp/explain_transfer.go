@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"syscall"
 
 	"github.com/dtcp-relay/dtcp/internal/transfer"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
@@ -14,6 +13,7 @@ import (
 type transferError struct {
 	peer    jid.JID
 	sending bool
+	piped   bool             // some of it comes from stdin, which cannot be read again
 	result  *transfer.Result // nil while there are further attempts
 	err     error
 }
@@ -36,6 +36,7 @@ func transferStatus(e *transferError) int {
 // What helps when a transfer did not come to its end.
 const (
 	resumeSending   = "what has arrived is kept there: the same command resumes; with --retry DURATION it does so by itself"
+	anewSending     = "what was read from stdin is gone: it has to be sent anew"
 	resumeReceiving = "what has arrived is kept: it resumes when the sender sends the same again"
 )
 
@@ -45,7 +46,10 @@ func explainTransfer(e *transferError) (what string, hints []string) {
 	var refused *transfer.RefusedError
 	var peer *transfer.PeerError
 	resume := []string{resumeReceiving}
-	if e.sending {
+	switch {
+	case e.piped:
+		resume = []string{anewSending}
+	case e.sending:
 		resume = []string{resumeSending}
 	}
 	switch {
@@ -68,7 +72,7 @@ func explainTransfer(e *transferError) (what string, hints []string) {
 		return trimmed(e.err), []string{"what has arrived is kept; when there is room again, sending the same resumes"}
 	case errors.Is(e.err, transfer.ErrStalled):
 		return fmt.Sprintf("%v: %v is asleep, or the network between is gone", e.err, e.peer), resume
-	case errors.Is(e.err, io.ErrUnexpectedEOF), errors.Is(e.err, syscall.ECONNRESET), errors.Is(e.err, syscall.EPIPE):
+	case errors.Is(e.err, io.ErrUnexpectedEOF), isAny(e.err, resetErrors):
 		return "the transfer was cut before its end, by the peer or by the network", resume
 	case errors.Is(e.err, transfer.ErrCut):
 		return "the transfer was cut before its end: " + trimmed(e.err), resume

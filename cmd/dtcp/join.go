@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"syscall"
 
 	"golang.org/x/term"
 )
@@ -46,7 +45,7 @@ func socket(c *net.TCPConn) side {
 		in: c, out: c, inName: name, outName: name,
 		closeOut: func() error {
 			// Some systems say so of a connection that the other end has closed.
-			if err := c.CloseWrite(); !errors.Is(err, syscall.ENOTCONN) {
+			if err := c.CloseWrite(); !isAny(err, notConnectedErrors) {
 				return err
 			}
 			return nil
@@ -63,7 +62,7 @@ type quietWriter struct{ io.Writer }
 
 func (w quietWriter) Write(p []byte) (int, error) {
 	n, err := w.Writer.Write(p)
-	if errors.Is(err, syscall.EPIPE) {
+	if isAny(err, noReaderErrors) {
 		err = errQuiet
 	}
 	return n, err

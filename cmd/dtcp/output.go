@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -226,7 +225,7 @@ func (o *output) logLine(text string) {
 // news to whoever sent it away (like SIGPIPE, which a program that has others
 // to tell cannot afford to die of).
 func localFailure(doing string, err error) error {
-	if errors.Is(err, syscall.EPIPE) {
+	if isAny(err, noReaderErrors) {
 		return fmt.Errorf("%s: %w", doing, errQuiet)
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -144,6 +145,9 @@ func (r *receiver) receive(ctx context.Context, conn *dtcp.Conn) error {
 	if gauge != nil {
 		<-r.places
 		gauge.end()
+	}
+	if slices.ContainsFunc(result.Failed, func(f transfer.File) bool { return errors.Is(f.Err, errQuiet) }) {
+		return errQuiet
 	}
 	files.failed(result.Failed)
 	switch {

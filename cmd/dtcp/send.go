@@ -143,7 +143,11 @@ func (t *tool) send(ctx context.Context, peer jid.JID, sources []transfer.Source
 		t.out.stored("sent", result, "to "+s.found.String(), time.Since(*s.accepted.Load()))
 		return nil
 	case ctx.Err() != nil && s.accepted.Load() != nil:
-		t.out.say("stopped: what %v has is kept there; the same command resumes", s.found)
+		how := "the same command resumes"
+		if s.what.Streams > 0 {
+			how = "but " + anewSending
+		}
+		t.out.say("stopped: what %v has is kept there; %s", s.found, how)
 	}
 	return s.failure(result, err)
 }
@@ -158,7 +162,7 @@ func (s *sender) failure(r *transfer.Result, err error) error {
 	if !s.found.IsZero() {
 		who = s.found
 	}
-	return &transferError{peer: who, sending: true, result: r, err: err}
+	return &transferError{peer: who, sending: true, piped: s.what != nil && s.what.Streams > 0, result: r, err: err}
 }
 
 // dial gets a stream for an attempt. The peer may be at another resource each

@@ -8,6 +8,15 @@ import (
 	"syscall"
 )
 
+// What the system calls a network error that is explained.
+var (
+	refusedErrors      = []error{syscall.ECONNREFUSED}
+	resetErrors        = []error{syscall.ECONNRESET, syscall.EPIPE}
+	inUseErrors        = []error{syscall.EADDRINUSE}
+	notConnectedErrors = []error{syscall.ENOTCONN}
+	noReaderErrors     = []error{syscall.EPIPE}
+)
+
 // modeTells says whether the mode of a file tells who can read it.
 const modeTells = true
 

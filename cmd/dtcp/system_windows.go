@@ -6,6 +6,17 @@ import (
 	"syscall"
 )
 
+// What the system calls a network error that is explained. The constants of
+// package syscall that have the names of Unix are none of Windows's own, but
+// what package os and others make up.
+var (
+	refusedErrors      = []error{syscall.Errno(10061), syscall.ECONNREFUSED}                                        // WSAECONNREFUSED
+	resetErrors        = []error{syscall.WSAECONNRESET, syscall.WSAECONNABORTED, syscall.ECONNRESET, syscall.EPIPE} //
+	inUseErrors        = []error{syscall.Errno(10048), syscall.EADDRINUSE}                                          // WSAEADDRINUSE
+	notConnectedErrors = []error{syscall.Errno(10057), syscall.Errno(10058), syscall.ENOTCONN}                      // WSAENOTCONN, WSAESHUTDOWN
+	noReaderErrors     = []error{syscall.ERROR_BROKEN_PIPE, syscall.Errno(232), syscall.EPIPE}                      // ERROR_NO_DATA
+)
+
 // modeTells says whether the mode of a file tells who can read it.
 const modeTells = false
 

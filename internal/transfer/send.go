@@ -14,8 +14,9 @@ import (
 // a hook that blocks holds the transfer up.
 type Sender struct {
 	// Dial opens a stream to the receiver. It is called once per attempt. The
-	// sender closes what it returns. If that has a method CloseWrite() error,
-	// it is used.
+	// sender closes what it returns, from a goroutine of its own: Close must end
+	// a Read and a Write that wait, as that of a net.Conn does. If there is a
+	// method CloseWrite() error, it is used.
 	Dial func(ctx context.Context) (io.ReadWriteCloser, error)
 
 	// Retry is for how long an attempt that failed for the connection's sake is
@@ -83,13 +84,15 @@ func (s *Sender) Send(ctx context.Context, sources ...Source) (*Result, error) {
 		if progress {
 			moved, wait = now, firstWait
 		}
-		if now.Add(wait).Sub(moved) > s.Retry {
+		left := s.Retry - now.Sub(moved)
+		if left <= 0 {
 			return result, stripDial(err)
 		}
+		pause := min(wait, left) // so that the last attempt is made when the time is over, and not before
 		if s.Retrying != nil {
-			s.Retrying(stripDial(err), wait)
+			s.Retrying(stripDial(err), pause)
 		}
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
