@@ -43,14 +43,17 @@ type Receiver struct {
 	Report func(File)
 }
 
-// Receive receives one transfer from rw, which it closes. If rw has a method
-// CloseWrite() error, it is used. The result is never nil. The error is nil
-// only if everything that was offered is stored; it is a *[PartialError] if the
-// transfer went to its end without some of it, what Accept returned or a
-// *[RefusedError] if it was refused, a *[PeerError], a *[ProtocolError], a
-// *[VersionError], a *[LimitError], or one that [ErrCut], [ErrStalled], [ErrDiskFull] or
-// [ErrSuperseded] match. A ctx that ends stops the transfer; the sender is told,
-// and what has arrived is kept.
+// Receive receives one transfer from rw, which it closes, from a goroutine of
+// its own: Close must end a Read and a Write that wait, as that of a net.Conn
+// does. If rw has a method CloseWrite() error, it is used. The result is never
+// nil.
+//
+// The error is nil only if everything that was offered is stored. It is a
+// *[PartialError] if the transfer went to its end without some of it, what
+// Accept returned or a *[RefusedError] if it was refused, a *[PeerError], a
+// *[ProtocolError], a *[VersionError], a *[LimitError], or one that [ErrCut],
+// [ErrStalled], [ErrDiskFull] or [ErrSuperseded] match. A ctx that ends stops
+// the transfer; the sender is told, and what has arrived is kept.
 func (r *Receiver) Receive(ctx context.Context, rw io.ReadWriteCloser) (*Result, error) {
 	began := time.Now()
 	t := newReceiving(ctx, r, rw)
