@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ func (e *commandError) Unwrap() error { return e.err }
 
 // commands are those that run. The zero value is none.
 type commands struct {
+	grace time.Duration // if zero, graceTime
+
 	mu      sync.Mutex // held while one is started
 	ended   bool
 	running map[*command]bool
@@ -112,6 +115,7 @@ type command struct {
 	*exec.Cmd
 	stdin  io.WriteCloser
 	stdout io.ReadCloser
+	grace  time.Duration
 
 	mu     sync.Mutex // held for a system call at most
 	over   bool       // its process number may belong to another now
@@ -119,9 +123,9 @@ type command struct {
 }
 
 func (cs *commands) start(line string, to served) (*command, error) {
-	c := &command{Cmd: shell(line)}
+	c := &command{Cmd: shell(line), grace: cmp.Or(cs.grace, graceTime)}
 	c.Stderr = to.stderr
-	c.WaitDelay = graceTime // for stderr, which something that got away may hold open
+	c.WaitDelay = c.grace // for stderr, which something that got away may hold open
 	c.Env = commandEnvironment(os.Environ(), to.peer, to.service)
 	var err error
 	if c.stdin, err = c.StdinPipe(); err != nil {
@@ -159,7 +163,7 @@ func (c *command) end() {
 		return
 	}
 	terminate(c.Cmd)
-	c.ending = time.AfterFunc(graceTime, c.kill)
+	c.ending = time.AfterFunc(c.grace, c.kill)
 }
 
 // kill ends the command, without asking.

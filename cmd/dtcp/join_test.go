@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // tcpStream is a stream over a bare TCP connection: it ends by FIN, and is cut
@@ -192,6 +193,9 @@ func TestJoinEndsWithThePeerAtATerminal(t *testing.T) {
 	}
 }
 
+// testCommands get no more grace than a test needs.
+var testCommands = &commands{grace: 100 * time.Millisecond}
+
 // servedBy runs a command on a stream and returns the peer's end.
 func servedBy(t *testing.T, ctx context.Context, line string) (peer *net.TCPConn, done <-chan result) {
 	t.Helper()
@@ -199,7 +203,7 @@ func servedBy(t *testing.T, ctx context.Context, line string) (peer *net.TCPConn
 	results := make(chan result, 1)
 	// Owned by the test, which waits for its result.
 	go func() {
-		n, err := new(commands).run(ctx, tcpStream{near}, line, served{romeo, "ssh", os.Stderr})
+		n, err := testCommands.run(ctx, tcpStream{near}, line, served{romeo, "ssh", os.Stderr})
 		results <- result{n, err}
 	}()
 	return peer, results
@@ -250,7 +254,6 @@ func TestRunCommandThatFailsCutsTheStream(t *testing.T) {
 // The command whose input is cut is ended: it must not take what it has for
 // the whole, nor the end of its input for the end of the stream.
 func TestRunCommandIsEndedByACut(t *testing.T) {
-	t.Parallel() // it waits for graceTime
 	for _, line := range []string{
 		"echo up; cat >/dev/null; echo whole >&2",
 		"trap '' TERM; echo up; (cat >/dev/null; cat)", // it will not be asked
@@ -301,14 +304,13 @@ func TestComplaints(t *testing.T) {
 
 // What a command leaves behind with its stderr does not hold up its stream.
 func TestRunCommandThatLeavesSomethingBehind(t *testing.T) {
-	t.Parallel() // it waits for graceTime
 	near, peer := pair(t)
 	peer.CloseWrite()
 	results := make(chan result, 1)
 	// Owned by the test, which waits for its result.
 	go func() {
 		w := &complaints{out: newOutput(io.Discard, io.Discard)}
-		n, err := new(commands).run(t.Context(), tcpStream{near}, "sleep 10 >/dev/null & echo here", served{romeo, "ssh", w})
+		n, err := testCommands.run(t.Context(), tcpStream{near}, "sleep 10 >/dev/null & echo here", served{romeo, "ssh", w})
 		results <- result{n, err}
 	}()
 	if got, err := io.ReadAll(peer); string(got) != "here\n" || err != nil {
