@@ -20,7 +20,7 @@ type Folder struct {
 	fault func(name string, n int) error // for tests: makes a write fail
 
 	mu     sync.Mutex
-	active map[string]*receiving // by sender and names at the top
+	active map[string]*receiving // by sender and hash of the offer
 }
 
 // OpenFolder opens a folder, which must be there.
@@ -42,7 +42,7 @@ func (d *Folder) Close() error {
 	return errors.Join(d.dir.Close(), d.root.Close())
 }
 
-// claim makes t the one transfer of its sender and names. One that is still at
+// claim makes t the one transfer of its sender and offer. One that is still at
 // it is the attempt before, whose connection is gone without a word: it is
 // ended and waited for, so that its parts are free.
 func (d *Folder) claim(key string, t *receiving) error {

@@ -1,7 +1,9 @@
 package transfer
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 	"hash/maphash"
 	"io/fs"
 	"strings"
@@ -87,6 +89,7 @@ type manifest struct {
 	refused map[int]error // entries that will not be stored, by index
 	bytes   int64         // of all files
 	size    int           // of the frames so far
+	hash    hash.Hash     // of the entries as they came
 	seed    maphash.Seed
 	seen    map[sibling]struct{}
 }
@@ -101,12 +104,13 @@ type sibling struct {
 }
 
 func newManifest(limits Limits) *manifest {
-	return &manifest{limits: limits.filled(), refused: make(map[int]error), seed: maphash.MakeSeed(), seen: make(map[sibling]struct{})}
+	return &manifest{limits: limits.filled(), refused: make(map[int]error), hash: sha256.New(), seed: maphash.MakeSeed(), seen: make(map[sibling]struct{})}
 }
 
 // add reads the entries of one frame.
 func (m *manifest) add(payload []byte) error {
 	m.size += len(payload)
+	_, _ = m.hash.Write(payload)
 	// One string for all names of the frame.
 	text := string(payload)
 	f := fields{b: payload}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,7 +55,7 @@ type receiving struct {
 	made     map[int32]bool // folders of this transfer, to be dressed at the end
 	sum      string         // of the last file at the top
 
-	key      string          // in Folder.active
+	key      string          // in Folder.active; empty if it is not there
 	workers  *sync.WaitGroup // of small; nil once they have ended
 	finished bool            // all is stored that can be
 	over     bool            // handle's: nothing more may come
@@ -161,15 +160,6 @@ func (t *receiving) negotiate() error {
 			return t.refuse(&RefusedError{code: codeUnsupported, Reason: "only one file can be taken at a time here"})
 		}
 	} else {
-		t.key = t.r.From + "\x00" + strings.Join(offer.Names, "\x00")
-		if err := t.r.Folder.claim(t.key, t); err != nil {
-			return err
-		}
-		defer func() {
-			if !t.accepted.Load() {
-				t.r.Folder.release(t.key, t)
-			}
-		}()
 		t.places = newPlaces(t.r.Folder, t.dirPath)
 		if err := t.survey(offer); err != nil {
 			return t.refuse(err)
@@ -183,6 +173,14 @@ func (t *receiving) negotiate() error {
 	}
 	if err != nil {
 		return t.refuse(err)
+	}
+	// Not before: what was declined must not end what is under way. An offer with
+	// a stream is never the same again.
+	if t.r.Output == nil && offer.Streams == 0 {
+		t.key = t.r.From + "\x00" + string(t.offer.hash.Sum(nil))
+		if err := t.r.Folder.claim(t.key, t); err != nil {
+			return err
+		}
 	}
 	t.accepted.Store(true)
 	return t.plan()

@@ -481,7 +481,7 @@ func (t *receiving) leave() {
 	if t.places != nil {
 		t.places.close()
 	}
-	if t.accepted.Load() && t.r.Output == nil {
+	if t.key != "" {
 		t.r.Folder.release(t.key, t)
 	}
 }

@@ -399,3 +399,44 @@ func TestProgress(t *testing.T) {
 		}
 	})
 }
+
+// TestSameName: two transfers that differ are two transfers, whatever their
+// names; one that is declined ends nothing.
+func TestSameName(t *testing.T) {
+	no := func(context.Context, *transfer.Offer) error { return transfer.Refuse("no") }
+	for _, c := range []struct {
+		name   string
+		accept func(context.Context, *transfer.Offer) error
+		source func(r io.Reader) transfer.Source
+	}{
+		{"a stream declined", no, func(r io.Reader) transfer.Source { return transfer.Stream("stdin", r) }},
+		{"a stream accepted", accept, func(r io.Reader) transfer.Source { return transfer.Stream("stdin", r) }},
+		{"another file", accept, func(io.Reader) transfer.Source { return blob("stdin", "two") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				d := folder(t, dir)
+				a, b := pipe()
+				first := receive(&transfer.Receiver{From: "romeo@x", Folder: d, Accept: accept}, b)
+				out, in := io.Pipe()
+				sent := make(chan error, 1)
+				// Owned by the test, which waits for sent.
+				go func() {
+					_, err := (&transfer.Sender{Dial: dial(a)}).Send(t.Context(), transfer.Stream("stdin", out))
+					sent <- err
+				}()
+				_, _ = in.Write([]byte("one"))
+				synctest.Wait()
+				a2, b2 := pipe()
+				second := receive(&transfer.Receiver{From: "romeo@x", Folder: d, Accept: c.accept}, b2)
+				_, _ = (&transfer.Sender{Dial: dial(a2)}).Send(t.Context(), c.source(strings.NewReader("two")))
+				<-second
+				_ = in.Close()
+				if err, err2 := <-sent, <-first; err != nil || err2 != nil {
+					t.Errorf("the first ended with %v there and %v here", err, err2)
+				}
+			})
+		})
+	}
+}
