@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"encoding/xml"
 	"errors"
+	"flag"
 	"io"
 	"net"
 	"os"
@@ -26,7 +27,14 @@ import (
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"dtcp": main}) }
+func TestMain(m *testing.M) {
+	// Scripts wait most of their time, so that more of them fit than there are
+	// processors.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
+	testscript.Main(m, map[string]func(){"dtcp": main})
+}
 
 // scripts is how many there are: a folder that moved would pass silently.
 const scripts = 28
