@@ -3,6 +3,7 @@ package transfer
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"hash"
 	"hash/maphash"
 	"io/fs"
@@ -30,7 +31,8 @@ type entry struct {
 	parent int32 // its folder, as an index; -1 at the top
 	mode   uint16
 	typ    uint8
-	depth  uint8 // folders around it
+	depth  uint8  // folders around it
+	path   uint16 // length of its name with those of its folders: at most maxPath
 	status Status
 }
 
@@ -51,6 +53,24 @@ func pathOf(entries []entry, i int) string {
 		i = int(entries[i].parent)
 	}
 	return strings.Join(parts, "/")
+}
+
+// measurePath sets the length of the path of e, which is to follow entries, and
+// adds it to sum. Names of folders repeat in every path below them, so that a
+// small offer could make much of them.
+func measurePath(entries []entry, e *entry, sum *int) error {
+	n := len(e.name)
+	if e.parent >= 0 {
+		n += int(entries[e.parent].path) + 1
+	}
+	if n > maxPath {
+		return &LimitError{What: fmt.Sprintf("a path longer than %d bytes: send it as an archive", maxPath)}
+	}
+	e.path = uint16(n)
+	if *sum += n; *sum > maxPaths {
+		return &LimitError{What: fmt.Sprintf("paths of more than %d bytes together: send them as one archive", maxPaths)}
+	}
+	return nil
 }
 
 // fileOf is what a caller is told of entry i.
@@ -89,6 +109,7 @@ type manifest struct {
 	refused map[int]error // entries that will not be stored, by index
 	bytes   int64         // of all files
 	size    int           // of the frames so far
+	paths   int           // lengths of all paths
 	hash    hash.Hash     // of the entries as they came
 	seed    maphash.Seed
 	seen    map[sibling]struct{}
@@ -150,6 +171,9 @@ func (m *manifest) add(payload []byte) error {
 			e.depth = m.entries[e.parent].depth + 1 // Limits.Depth is below 256
 		}
 		if err := m.limits.check(len(m.entries)+1, m.size, int(e.depth)+1); err != nil {
+			return err
+		}
+		if err := measurePath(m.entries, &e, &m.paths); err != nil {
 			return err
 		}
 		if e.size > 1<<62-m.bytes {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -361,6 +362,14 @@ func TestLimits(t *testing.T) {
 	for i := range 300 {
 		deep = append(deep, transfer.RawEntry(1, int32(i-1), "d", "", 0, epoch))
 	}
+	var long [][]byte
+	for i := range 17 {
+		long = append(long, transfer.RawEntry(1, int32(i-1), strings.Repeat("d", 250), "", 0, epoch))
+	}
+	below := long[:16:16] // 4,015 bytes of path, which 17,000 more entries repeat
+	for i := range 17_000 {
+		below = append(below, transfer.RawEntry(1, 15, fmt.Sprint(i), "", 0, epoch))
+	}
 	for _, c := range []struct {
 		name    string
 		entries [][]byte
@@ -371,6 +380,8 @@ func TestLimits(t *testing.T) {
 		{"depth", deep, transfer.Limits{}, "more than 64 folders inside each other"},
 		{"endless depth", deep, transfer.Limits{Depth: 1 << 20}, "more than 255 folders inside each other"},
 		{"names", many, transfer.Limits{Manifest: 10_000}, "more than 10000 bytes of names"},
+		{"a path", long, transfer.Limits{}, "a path longer than 4096 bytes"},
+		{"paths", below, transfer.Limits{}, "paths of more than 67108864 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			to := t.TempDir()
@@ -385,7 +396,10 @@ func TestLimits(t *testing.T) {
 					done <- err
 				}()
 				peer := raw{t, a}
-				peer.send(transfer.RawHello(), transfer.RawFrame('m', bytes.Join(c.entries, nil)))
+				peer.send(transfer.RawHello())
+				for some := range slices.Chunk(c.entries, 1024) {
+					peer.send(transfer.RawFrame('m', bytes.Join(some, nil)))
+				}
 				said := peer.want("ha")
 				_ = a.Close()
 				var limit *transfer.LimitError

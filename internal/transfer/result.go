@@ -26,6 +26,13 @@ const (
 	maxTarget = 4095
 )
 
+// maxPath is the longest path of an entry, with those of its folders, and
+// maxPaths that of all together, in bytes (Section 4 of transfer.md).
+const (
+	maxPath  = 4096
+	maxPaths = 64 << 20
+)
+
 func (l Limits) filled() Limits {
 	if l.Entries == 0 {
 		l.Entries = DefaultLimits.Entries

@@ -65,6 +65,7 @@ type listing struct {
 	streams int
 	limits  Limits
 	size    int // of the entries as they are sent
+	paths   int // lengths of all paths
 }
 
 // A top is where an entry at the top, and what lies in it, is read from.
@@ -193,6 +194,9 @@ func entryOf(name string, info fs.FileInfo) entry {
 func (l *listing) add(e entry, at *top) error {
 	if at != nil {
 		l.tops[len(l.entries)] = at
+	}
+	if err := measurePath(l.entries, &e, &l.paths); err != nil {
+		return err
 	}
 	l.entries = append(l.entries, e)
 	l.bytes += e.size

@@ -245,6 +245,7 @@ func clean(s string) string {
 		for !utf8.ValidString(s) {
 			s = s[:len(s)-1]
 		}
+		s = strings.Clone(s) // it is kept, and what it was cut from is not
 	}
 	return s
 }
