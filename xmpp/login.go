@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
@@ -173,9 +174,9 @@ func (l *login) starttls(detect bool) error {
 	case timedOut(err):
 		return err
 	case err != nil && detect: // a port for direct TLS may hang up
-		return fmt.Errorf("%w: %w", errNotXML, err)
+		return fmt.Errorf("%w: %w", errNotXML, worded(err))
 	case err != nil:
-		return fmt.Errorf("opening the stream: %w", err)
+		return fmt.Errorf("opening the stream: %w", worded(err))
 	case detect && (first[0] == 0x15 || first[0] == 0x16): // or answers by an alert
 		return fmt.Errorf("%w, but TLS", errNotXML)
 	case !strings.ContainsRune("< \t\r\n", rune(first[0])):
@@ -207,6 +208,16 @@ func (l *login) starttls(detect bool) error {
 	return nil
 }
 
+var errHungUp = errors.New("the server hung up")
+
+// worded returns err, as something that people understand.
+func worded(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errHungUp
+	}
+	return err
+}
+
 // open begins a stream and returns the server's features.
 func (l *login) open(from jid.JID, max int) (stanza.Element, error) {
 	if err := l.header(from); err != nil {
@@ -232,7 +243,7 @@ func (l *login) features(max int) (stanza.Element, error) {
 	l.r = xmlstream.NewReader(l.buf, max)
 	h, err := l.r.Header()
 	if err != nil {
-		return stanza.Element{}, fmt.Errorf("opening the stream: %w", err)
+		return stanza.Element{}, fmt.Errorf("opening the stream: %w", worded(err))
 	}
 	if l.s.tracing() {
 		l.s.config.Trace.Element(false, string(h.Append(nil)))
