@@ -163,14 +163,18 @@ func (a *sending) handleResult(f fields) error {
 		a.settle(i, Stored, nil)
 	case 1:
 		a.mu.Lock()
-		size := e.size
-		a.resumed[i] = size
+		known := e.size == 0 || a.asked != nil && a.asked[i] != 0
 		a.mu.Unlock()
-		a.tally.bytes.Add(size)
-		a.tally.resumed.Add(size)
+		if !known {
+			return protocolError("a file that was there, of which it did not ask")
+		}
 		a.settle(i, Present, nil)
 	case 2:
-		a.settle(i, Failed, &EntryError{Reason: text})
+		var err error = errMore
+		if a.reasons++; a.reasons <= maxReasons {
+			err = &EntryError{Reason: text}
+		}
+		a.settle(i, Failed, err)
 	default:
 		return protocolError("a result of unknown sort %d", status)
 	}

@@ -121,6 +121,12 @@ type EntryError struct {
 
 func (e *EntryError) Error() string { return "not stored there: " + e.Reason }
 
+// maxReasons is how many reasons of the peer are kept, of a transfer in which
+// more entries failed.
+const maxReasons = 1000
+
+var errMore = fmt.Errorf("the other end said why, but only %d reasons are kept", maxReasons)
+
 // A PartialError says that the transfer went to its end, and that some of what
 // was offered did not arrive.
 type PartialError struct {

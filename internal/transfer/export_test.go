@@ -21,6 +21,7 @@ const (
 	MaxData       = maxData
 	MaxParts      = maxParts
 	OfferTime     = offerTime
+	MaxReasons    = maxReasons
 )
 
 // SetFault makes writes fail.

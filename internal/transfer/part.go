@@ -79,8 +79,12 @@ func (t *receiving) createPart(i int, e *entry) (*part, error) {
 	for n := range maxNumber {
 		file := partName(e.name, n)
 		// Not ours: then it must never stand in the journal.
-		if _, err := at.root.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+		switch _, err := at.root.Lstat(file); {
+		case err == nil:
 			continue
+		case !errors.Is(err, fs.ErrNotExist):
+			t.places.put(at)
+			return nil, err
 		}
 		own := note{Part: join(dir, file), Name: name, Size: size, Sec: e.sec, Nsec: e.nsec}
 		if err := t.journal.write(own); err != nil {

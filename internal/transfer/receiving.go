@@ -39,6 +39,7 @@ type receiving struct {
 	places  *places
 	journal *journal
 	large   *part // run's: the large file that is being written
+	reasons int   // run's: why entries were given up, in words of the sender
 
 	finishing sync.WaitGroup // files that are being written to the disk
 	slots     chan struct{}  // for them

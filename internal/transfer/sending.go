@@ -35,6 +35,8 @@ type sending struct {
 	states map[int]hash.Hash // of files that are resumed in the middle
 	sums   map[int]string    // of files at the top, for the result
 
+	reasons int // handle's: why entries failed, in words of the receiver
+
 	consumed     bool // a stream has been read from
 	consumedName string
 
@@ -253,6 +255,11 @@ func (a *sending) settle(i int, status Status, err error) {
 	a.list.entries[i].status = status
 	if err != nil {
 		a.errs[i] = err
+	}
+	if size := a.list.entries[i].size; status == Present {
+		a.resumed[i] = size
+		a.tally.bytes.Add(size)
+		a.tally.resumed.Add(size)
 	}
 	f := a.file(i)
 	a.mu.Unlock()

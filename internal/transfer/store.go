@@ -230,11 +230,15 @@ func (t *receiving) giveUp(i int, discard bool, text string) error {
 	if p := t.large; p != nil && p.i == i {
 		p.close()
 		t.large = nil
-		if discard && p.out == nil {
-			t.dropPart(i)
-		}
 	}
-	t.settle(i, Failed, fmt.Errorf("not sent: %s", text), "")
+	if discard && t.r.Output == nil {
+		t.dropPart(i)
+	}
+	err := errMore
+	if t.reasons++; t.reasons <= maxReasons {
+		err = fmt.Errorf("not sent: %s", text)
+	}
+	t.settle(i, Failed, err, "")
 	return nil
 }
 
