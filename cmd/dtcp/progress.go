@@ -159,7 +159,7 @@ func (m *meter) bar(width int) string {
 		}
 	}
 	if total > 0 {
-		share := float64(bytes) / float64(total)
+		share := max(0, min(1, float64(bytes)/float64(total)))
 		text = fmt.Sprintf("%3d%% %s", int(100*share), text)
 		// The last column stays free: some terminals go on to the next line there.
 		if room := width - 1 - len(text) - 3; room >= 10 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,17 @@ func TestDraw(t *testing.T) {
 		test.do()
 		if got := screen.String(); got != test.want {
 			t.Errorf("%s: %q, want %q", test.what, got, test.want)
+		}
+	}
+}
+
+// TestBarShare: whatever is counted, the line is drawn.
+func TestBarShare(t *testing.T) {
+	for _, bytes := range []int64{-1 << 62, -1, 0, 1 << 61} {
+		m := &meter{out: newOutput(io.Discard, io.Discard), width: func() int { return 80 }}
+		m.gauge().show(transfer.Progress{Bytes: bytes, Total: 1 << 60})
+		if line := m.bar(80); !strings.Contains(line, "[") {
+			t.Errorf("%d bytes are drawn as %q", bytes, line)
 		}
 	}
 }
