@@ -248,7 +248,7 @@ func reason(err error) string {
 // to people.
 func trimmed(err error) string {
 	text := err.Error()
-	for _, prefix := range []string{"dtcp: ", "xmpp: ", "profile: ", "jid: ", "xmlstream: ", "stanza: ", "wire: ", "transfer: "} {
+	for _, prefix := range []string{"dtcp: ", "xmpp: ", "profile: ", "jid: ", "xmlstream: ", "stanza: ", "wire: ", "transfer: ", "precis: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
 	return text

@@ -52,7 +52,7 @@ func readPassword(path string) (password string, exposed bool, err error) {
 	// A pipe, of a password manager say, is not a place where it lies.
 	exposed = info.Mode().IsRegular() && modeTells && info.Mode().Perm()&0o077 != 0
 	line, err := bufio.NewReaderSize(io.LimitReader(f, maxPassword+2), maxPassword+2).ReadSlice('\n')
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF && err != bufio.ErrBufferFull {
 		return "", exposed, err
 	}
 	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
