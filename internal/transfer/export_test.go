@@ -2,6 +2,8 @@ package transfer
 
 import (
 	"hash"
+	"io/fs"
+	"os"
 	"time"
 )
 
@@ -29,6 +31,18 @@ func (d *Folder) SetFault(f func(name string, n int) error) { d.fault = f }
 
 // SetRoom says how much room there is.
 func (d *Folder) SetRoom(f func() int64) { d.room = f }
+
+// SetMask is the umask.
+func (d *Folder) SetMask(mask fs.FileMode) { d.umask = mask }
+
+// RefuseModes makes the system refuse modes and times.
+func RefuseModes(err error) (restore func()) {
+	oldFile, oldIn, oldTimes := chmod, chmodIn, chtimesIn
+	chmod = func(*os.File, fs.FileMode) error { return err }
+	chmodIn = func(*os.Root, string, fs.FileMode) error { return err }
+	chtimesIn = func(*os.Root, string, time.Time, time.Time) error { return err }
+	return func() { chmod, chmodIn, chtimesIn = oldFile, oldIn, oldTimes }
+}
 
 // RawFrame is a whole frame.
 func RawFrame(k byte, payload []byte) []byte { return frame(kind(k), payload) }

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"sync"
-	"time"
 )
 
 // A Folder is where files are received into. It is opened once and used for
@@ -18,6 +17,8 @@ type Folder struct {
 
 	room  func() int64                   // for tests: the free space
 	fault func(name string, n int) error // for tests: makes a write fail
+
+	umask fs.FileMode // of the user
 
 	mu     sync.Mutex
 	active map[string]*receiving // by sender and hash of the offer
@@ -34,7 +35,7 @@ func OpenFolder(path string) (*Folder, error) {
 		_ = root.Close()
 		return nil, err
 	}
-	return &Folder{root: root, dir: dir, active: make(map[string]*receiving)}, nil
+	return &Folder{root: root, dir: dir, umask: userMask(), active: make(map[string]*receiving)}, nil
 }
 
 // Close closes the folder. Transfers into it must have ended.
@@ -274,10 +275,24 @@ func bareLink(err error) error {
 	return bare(err)
 }
 
-// dress gives an open file the mode and time of its entry.
-func dress(at *place, f *os.File, name string, mode fs.FileMode, mtime time.Time) error {
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	return at.root.Chtimes(name, mtime, mtime)
+// Variables for one test, in which the system refuses them.
+var (
+	chmod     = (*os.File).Chmod
+	chmodIn   = (*os.Root).Chmod
+	chtimesIn = (*os.Root).Chtimes
+)
+
+// dress gives an open file the mode and time of its entry, the mode less what
+// the user's umask takes away. Both are best effort: file systems without modes
+// (vfat, SMB, the shared storage of Android) refuse to change them, and the file
+// is none the worse.
+func (d *Folder) dress(at *place, f *os.File, name string, e *entry) {
+	_ = chmod(f, fs.FileMode(e.mode)&^d.umask)
+	_ = chtimesIn(at.root, name, e.mtime(), e.mtime())
+}
+
+// dressFolder does the same for a folder.
+func (d *Folder) dressFolder(at *place, name string, e *entry) {
+	_ = chmodIn(at.root, name, fs.FileMode(e.mode)&^d.umask)
+	_ = chtimesIn(at.root, name, e.mtime(), e.mtime())
 }

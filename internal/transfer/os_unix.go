@@ -4,7 +4,9 @@ package transfer
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +26,18 @@ func isFull(err error) bool {
 // nobody has it.
 func lock(f *os.File) bool {
 	return !errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+var maskMu sync.Mutex
+
+// userMask is the umask of the process. It cannot be read without being set:
+// for that moment files are made that nobody else may read.
+func userMask() fs.FileMode {
+	maskMu.Lock()
+	defer maskMu.Unlock()
+	mask := unix.Umask(0o077)
+	unix.Umask(mask)
+	return fs.FileMode(mask) & fs.ModePerm
 }
 
 // freeSpace is the room that this user has where dir lies; -1 if the system

@@ -211,10 +211,7 @@ func (t *receiving) finishPart(p *part, sum [hashSize]byte, status int) error {
 			return t.fail(i, err)
 		}
 	}
-	if err := dress(p.at, p.f, p.name, fs.FileMode(e.mode), e.mtime()); err != nil {
-		p.close()
-		return t.fail(i, err)
-	}
+	t.r.Folder.dress(p.at, p.f, p.name, e)
 	err := p.f.Close()
 	p.f = nil
 	defer t.places.put(p.at)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"sync"
@@ -429,9 +428,7 @@ func (t *receiving) dressFolders() error {
 		at, err := t.places.get(e.parent)
 		if err == nil {
 			_, name := split(t.dirPath(id))
-			if err = at.root.Chmod(name, fs.FileMode(e.mode)); err == nil {
-				err = at.root.Chtimes(name, e.mtime(), e.mtime())
-			}
+			t.r.Folder.dressFolder(at, name, e)
 			t.places.put(at)
 		}
 		t.st.worked.Add(1)
