@@ -30,7 +30,7 @@ import (
 func TestMain(m *testing.M) {
 	// Scripts wait most of their time, so that more of them fit than there are
 	// processors.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
 	testscript.Main(m, map[string]func(){"dtcp": main})
