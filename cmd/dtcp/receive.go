@@ -53,7 +53,8 @@ func (t *tool) receiveCommand() *cobra.Command {
 		Long: `receive stores what others send by dtcp send, until it is ended. It asks on the
 terminal before anything is written. With --from, only those who are named may send.
 With --yes it does not ask, and accepts from those who are named or, without --from,
-from contacts who may see this account's presence and from its own machines. Where
+from contacts who may see this account's presence and from its own machines, but
+nothing whose name begins with a dot, unless it lies in a folder that is sent. Where
 there is no terminal and no --yes, everybody is refused.
 
 It is found at the resource of --account, or at dtcp without one. Nothing is
@@ -122,7 +123,7 @@ func (r *receiver) receive(ctx context.Context, conn *dtcp.Conn) error {
 	var gauge *gauge
 	var began time.Time
 	t := transfer.Receiver{
-		From: peer.Bare().String(), Folder: r.folder,
+		From: peer.Bare().String(), Folder: r.folder, Unattended: r.consent.yes,
 		Accept: func(ctx context.Context, o *transfer.Offer) error {
 			r.out.event(offerEvent{Event: "offer", From: peer, Service: conn.Service(), Files: int64(o.Files), Bytes: offered(o)})
 			if err := r.consent.decide(ctx, peer, o); err != nil {

@@ -104,15 +104,16 @@ const maxEntry = 64 + maxName + maxTarget
 
 // A manifest is an offer as it comes in, entry by entry.
 type manifest struct {
-	limits  Limits
-	entries []entry
-	refused map[int]error // entries that will not be stored, by index
-	bytes   int64         // of all files
-	size    int           // of the frames so far
-	paths   int           // lengths of all paths
-	hash    hash.Hash     // of the entries as they came
-	seed    maphash.Seed
-	seen    map[sibling]struct{}
+	limits   Limits
+	noHidden bool // at the top no name may begin with a dot
+	entries  []entry
+	refused  map[int]error // entries that will not be stored, by index
+	bytes    int64         // of all files
+	size     int           // of the frames so far
+	paths    int           // lengths of all paths
+	hash     hash.Hash     // of the entries as they came
+	seed     maphash.Seed
+	seen     map[sibling]struct{}
 }
 
 // sibling is a name as far as equality in one folder goes: the hash of its
@@ -124,8 +125,8 @@ type sibling struct {
 	fold   uint64
 }
 
-func newManifest(limits Limits) *manifest {
-	return &manifest{limits: limits.filled(), refused: make(map[int]error), hash: sha256.New(), seed: maphash.MakeSeed(), seen: make(map[sibling]struct{})}
+func newManifest(limits Limits, noHidden bool) *manifest {
+	return &manifest{limits: limits.filled(), noHidden: noHidden, refused: make(map[int]error), hash: sha256.New(), seed: maphash.MakeSeed(), seen: make(map[sibling]struct{})}
 }
 
 // add reads the entries of one frame.
@@ -190,6 +191,9 @@ func (m *manifest) add(payload []byte) error {
 func (m *manifest) judge(i int) {
 	e := &m.entries[i]
 	err := checkName(e.name)
+	if err == nil && e.parent < 0 && m.noHidden && e.name[0] == '.' {
+		err = errNameHidden
+	}
 	if err == nil && e.parent >= 0 {
 		err = m.refused[int(e.parent)]
 	}

@@ -29,6 +29,7 @@ var (
 	errNameDevice   = errors.New("a name that is a device on Windows")
 	errNameWindows  = errors.New("a name with a character that Windows does not take: < > : \" | ? *")
 	errNameEnd      = errors.New("a name that ends with a dot or a space, which Windows drops")
+	errNameHidden   = errors.New("a name that begins with a dot, which is taken only where a person is asked")
 	errNameTaken    = errors.New("a name that differs from another one only in case or composition")
 )
 

@@ -27,6 +27,11 @@ type Receiver struct {
 	// somebody is being asked. Its ctx ends when the sender goes away.
 	Accept func(ctx context.Context, offer *Offer) error
 
+	// Unattended says that Accept asks nobody. Then entries at the top whose names
+	// begin with a dot are not stored, with what they hold: in a home folder they
+	// are what programs obey, such as .bashrc and .ssh.
+	Unattended bool
+
 	// Stall is the time without progress after which the transfer ends with
 	// [ErrStalled]. If zero, 30 seconds; if negative, none.
 	Stall time.Duration

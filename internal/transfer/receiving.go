@@ -91,7 +91,7 @@ const (
 
 func newReceiving(ctx context.Context, r *Receiver, rw io.ReadWriteCloser) *receiving {
 	t := &receiving{
-		r: r, offer: newManifest(r.Limits), offered: make(chan struct{}), released: make(chan struct{}),
+		r: r, offer: newManifest(r.Limits, r.Unattended && r.Output == nil), offered: make(chan struct{}), released: make(chan struct{}),
 		jobs: make(chan job, 4), small: make(chan job, 8), slots: make(chan struct{}, maxFinishing),
 		errs: make(map[int]error), saved: make(map[int]string), resumed: make(map[int]int64), wants: make(map[int]*want),
 		parts: make(map[string]note), dirs: make(map[string]note), dirPaths: make(map[int32]string), made: make(map[int32]bool),
