@@ -44,6 +44,14 @@ func RefuseModes(err error) (restore func()) {
 	return func() { chmod, chmodIn, chtimesIn = oldFile, oldIn, oldTimes }
 }
 
+// CountSyncs counts the folders that are written to the disk.
+func CountSyncs() (count *int, restore func()) {
+	old := syncDir
+	count = new(int)
+	syncDir = func(f *os.File) error { *count++; return old(f) }
+	return count, func() { syncDir = old }
+}
+
 // RawFrame is a whole frame.
 func RawFrame(k byte, payload []byte) []byte { return frame(kind(k), payload) }
 

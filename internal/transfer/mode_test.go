@@ -59,3 +59,22 @@ func TestMask(t *testing.T) {
 		}
 	}
 }
+
+// TestSync: of a few files, every folder around one that was stored is written
+// to the disk, and no other.
+func TestSync(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	write(t, "x", from, "top", "sub", "photo.jpg")
+	if err := os.Mkdir(filepath.Join(from, "top", "empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	count, restore := transfer.CountSyncs()
+	defer restore()
+	r := receiver(t, to)
+	for _, want := range []int{3, 3} {
+		run(t, &transfer.Sender{}, r, nil, transfer.Path(filepath.Join(from, "top"), true)).ok(t)
+		if *count != want {
+			t.Errorf("%d folders were written to the disk, want %d", *count, want)
+		}
+	}
+}
