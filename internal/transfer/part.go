@@ -131,8 +131,8 @@ func (t *receiving) openPart(i int, own note, n int64) (*part, error) {
 	return &part{i: i, at: at, places: t.places, name: file, f: f}, nil
 }
 
-// openRegular opens a file for reading and writing that is neither a link nor
-// has a second name.
+// openRegular opens a file for reading and writing that is not a link, nor
+// takes the place of another while it is opened.
 func openRegular(root *os.Root, name string) (*os.File, error) {
 	before, err := root.Lstat(name)
 	if err != nil {

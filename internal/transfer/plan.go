@@ -270,6 +270,7 @@ func (t *receiving) plan() error {
 			delete(t.wants, i)
 			continue
 		}
+		t.unanswered.Add(1)
 		if err := t.st.say(numbers(kindAsk, n...)); err != nil {
 			return err
 		}

@@ -21,16 +21,18 @@ type receiving struct {
 	r  *Receiver
 	st *stream
 
-	offer    *manifest // handle's until offered is closed, then read only but for statuses
-	offered  chan struct{}
-	few      bool        // there are so few small files that each is written to the disk
-	accepted atomic.Bool // by Accept
-	ready    atomic.Bool // files may come: the maps below do not change their keys any more
-	jobs     chan job
-	small    chan job
-	working  atomic.Int32 // above 0 while there is something to do here
-	tally    tally
-	total    atomic.Int64
+	offer      *manifest // handle's until offered is closed, then read only but for statuses
+	offered    chan struct{}
+	few        bool        // there are so few small files that each is written to the disk
+	accepted   atomic.Bool // by Accept
+	ready      atomic.Bool // files may come: the maps below do not change their keys any more
+	jobs       chan job
+	small      chan job
+	mayWait    bool         // before ready: the bytes come from or go to a pipe, which may be silent for hours
+	unanswered atomic.Int32 // files whose hashes the sender has to tell, which may take it hours
+	working    atomic.Int32 // above 0 while there is something to do here
+	tally      tally
+	total      atomic.Int64
 
 	greeted  bool      // handle's
 	cur      *incoming // handle's: the file that is coming in
@@ -99,6 +101,7 @@ func newReceiving(ctx context.Context, r *Receiver, rw io.ReadWriteCloser) *rece
 	t.st = newStream(ctx, rw, r.Stall)
 	t.st.handler = t.handle
 	t.st.busy = func() bool { return t.working.Load() > 0 }
+	t.st.due = func() bool { return t.ready.Load() && t.working.Load() == 0 && t.unanswered.Load() == 0 && !t.mayWait }
 	t.st.tick = t.say
 	return t
 }
@@ -152,6 +155,7 @@ func (t *receiving) negotiate() error {
 	t.begun = make([]bool, len(t.offer.entries))
 	offer := t.offer.offer(t.r.From)
 	t.few = offer.Files <= maxFew
+	t.mayWait = offer.Streams > 0 || t.r.Output != nil
 	t.total.Store(offer.Bytes)
 	if offer.Streams > 0 {
 		t.total.Store(-1)
@@ -288,6 +292,9 @@ func (t *receiving) handlePrefix(f fields) error {
 		w.answered = true
 	}
 	t.mu.Unlock()
+	if ok {
+		defer t.unanswered.Add(-1) // when the job is handed on
+	}
 	if !ok {
 		return protocolError("hashes that were not asked for")
 	}

@@ -17,6 +17,7 @@ const (
 	beatTime    = time.Second      // between two heartbeats, and two looks of the watchdog
 	tickTime    = beatTime / 4     // between two reports of progress
 	offerTime   = 5 * time.Minute  // until the offer must be complete
+	idleTime    = 10 * time.Minute // with nothing of the sender but heartbeats, where files are due
 	syncTime    = 10 * time.Minute // one call that writes a file to the disk
 	partingTime = 2 * time.Second  // for the last words to a peer
 	closingTime = 5 * time.Second  // for the sender to close after the last words of the receiver
@@ -48,6 +49,7 @@ type stream struct {
 	in      *bufio.Reader
 	handler func(k kind, n int) error // reads n bytes with payload or into; called by read
 	busy    func() bool               // true while this end works, and does not wait for the peer
+	due     func() bool               // true while the peer has to send more than heartbeats; nil: never
 	tick    func()                    // called every tickTime
 	stall   time.Duration             // below 0: never
 
@@ -63,6 +65,7 @@ type stream struct {
 	once     sync.Once
 
 	heard   atomic.Int64 // grows with everything that shows the peer to be alive
+	moved   atomic.Int64 // grows with everything of the peer but heartbeats
 	worked  atomic.Int64 // grows with everything done here: the reason for heartbeats
 	blocked atomic.Int32 // above 0 while somebody waits in put
 	outside atomic.Int32 // above 0 while this end waits for a person or a pipe
@@ -148,8 +151,10 @@ func (s *stream) readFrame() error {
 	}
 	switch k {
 	case kindHeartbeat:
-		_, err := s.payload(n)
-		return err
+		if _, err := s.in.Discard(n); err != nil {
+			return cut(err)
+		}
+		return nil
 	case kindAbort:
 		b, err := s.payload(n)
 		if err != nil {
@@ -163,6 +168,7 @@ func (s *stream) readFrame() error {
 		return e
 	}
 	s.worked.Add(1)
+	s.moved.Add(1)
 	return s.handler(k, n)
 }
 
@@ -180,6 +186,7 @@ func (s *stream) into(b []byte) error {
 		b = b[n:]
 		if n > 0 {
 			s.worked.Add(1)
+			s.moved.Add(1)
 		}
 		if err != nil && len(b) > 0 {
 			return cut(err)
@@ -297,7 +304,8 @@ func (s *stream) lost(err error) {
 func (s *stream) watch() {
 	ticker := time.NewTicker(tickTime)
 	defer ticker.Stop()
-	var heard, worked int64
+	var heard, worked, moved int64
+	idle := time.Now()    // since when the peer has sent nothing but heartbeats
 	quiet := time.Now()   // since when the peer has not been heard of
 	syncing := time.Now() // since when a file is being written to the disk
 	for round := 1; ; round++ {
@@ -318,6 +326,13 @@ func (s *stream) watch() {
 		}
 		if s.stall > 0 && now.Sub(quiet) >= s.stall {
 			s.fail(fmt.Errorf("%w for %v", ErrStalled, s.stall))
+			return
+		}
+		if m := s.moved.Load(); m != moved || s.due == nil || !s.due() {
+			moved, idle = m, now
+		}
+		if s.stall > 0 && now.Sub(idle) >= idleTime {
+			s.fail(fmt.Errorf("%w for %v, but for signs of life", ErrStalled, idleTime))
 			return
 		}
 		if s.syncing.Load() == 0 {

@@ -440,3 +440,55 @@ func TestSameName(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingButHeartbeats: they do not hold a receiver that waits for a file,
+// but do while the sender hashes, or reads from a pipe.
+func TestNothingButHeartbeats(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		size int64 // -1: a stream
+		part bool
+		ends bool
+	}{{"a file", 4, false, true}, {"a file to be hashed", 1000, true, false}, {"a stream", -1, false, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, strings.Repeat("x", 1000), dir, "f")
+			synctest.Test(t, func(t *testing.T) {
+				a, b := pipe()
+				done := receive(&transfer.Receiver{From: "m@x", Folder: folder(t, dir), Accept: accept}, b)
+				peer := raw{t, a}
+				offer := offerOf(uint64(max(0, c.size)), rawFile("f", c.size))
+				if c.size < 0 {
+					offer = offerOf(0, transfer.RawEntry(3, -1, "f", "", 0, epoch))
+				}
+				peer.send(transfer.RawHello(), offer)
+				if c.part {
+					peer.want("hykg")
+				} else {
+					peer.want("hyg")
+				}
+				// Owned by the test: it ends with the pipe.
+				go func() { _, _ = io.Copy(io.Discard, a) }()
+				began := time.Now()
+				for time.Since(began) < time.Hour {
+					timer := time.NewTimer(20 * time.Second)
+					select {
+					case err := <-done:
+						if took := time.Since(began); !c.ends || !errors.Is(err, transfer.ErrStalled) || took < 10*time.Minute || took > 11*time.Minute {
+							t.Errorf("it ended after %v with %v", took, err)
+						}
+						_ = a.Close()
+						return
+					case <-timer.C:
+						_, _ = a.Write(transfer.RawFrame('b', []byte("alive")))
+					}
+				}
+				if c.ends {
+					t.Error("it still waits after an hour")
+				}
+				_ = a.Close()
+				<-done
+			})
+		})
+	}
+}
