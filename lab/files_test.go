@@ -125,11 +125,12 @@ func tellManyFiles(t *testing.T, s *stage) {
 // scripts are names in ten scripts and some more that are none.
 var scripts = []string{
 	"Große Straße.txt", "Ελληνικά", "Русский текст", "עברית", "العربية", "हिन्दी", "ไทย", "中文名字", "ひらがなカタカナ", "한국어",
-	"ქართული", "e\u0301 decomposed", "🎼 score", "-leading dash", "quote ' and $HOME `x`", " leading space", ".hidden",
+	"ქართული", "e\u0301 decomposed", "🎼 score", "-leading dash", "quote ' and $HOME `x`", " leading space",
 	strings.Repeat("长", 85), // 255 bytes
 }
 
-// Names arrive as they are, at the top and below.
+// Names arrive as they are, at the top and below, hidden ones only below: at the
+// top they are refused where nobody is asked.
 func tellScripts(t *testing.T, s *stage) {
 	c, source := newCourier(t, s), t.TempDir()
 	args := []string{"-r"}
@@ -141,10 +142,11 @@ func tellScripts(t *testing.T, s *stage) {
 		sow(t, file, uint64(i), int64(1000+i))
 		args = append(args, filepath.Join(source, name))
 	}
+	sow(t, filepath.Join(source, scripts[0], ".hidden"), 99, 1)
 	c.send(t, args...)
 	want := treeOf(t, source)
-	if len(want) != len(scripts)*3/2 {
-		t.Fatalf("made %d, want %d", len(want), len(scripts)*3/2)
+	if made := len(scripts) + (len(scripts)+1)/2 + 1; len(want) != made {
+		t.Fatalf("made %d, want %d", len(want), made)
 	}
 	wantTree(t, c.folder, want)
 }
