@@ -331,7 +331,9 @@ func (d *decision) settle() {
 	if d.phase == racing && d.role == requester {
 		d.choose()
 	}
-	if !d.gaveUp && !d.has(func(c connection) bool { return c.dialed && c.alive() }) {
+	// Not while a connection of the peer's may still become the stream: then the
+	// word would cross a nomination, and be one iq too many.
+	if !d.gaveUp && !d.has(connection.alive) {
 		d.gaveUp = true
 		d.act(sayGone, 0)
 	}

@@ -170,7 +170,11 @@ func TestDecideEnds(t *testing.T) {
 	})
 	t.Run("not while a connection is alive that the peer made before it gave up", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 0).take(event{kind: arrived, id: 20, direct: true}).wantOut("dial 1", "proceed 20").
-			is(gone, 0).is(died, 1).wantOut("say gone").is(proven, 20).wantOut("nominate 20")
+			is(gone, 0).is(died, 1).wantOut().is(proven, 20).wantOut("nominate 20")
+	})
+	t.Run("and our own word waits for such a connection, too", func(t *testing.T) {
+		newPlay(t, requester).begin(1, 0).take(event{kind: arrived, id: 20, direct: true}).is(died, 1).wantOut("dial 1", "proceed 20").
+			is(proven, 20).wantOut("nominate 20").is(died, 20).wantOut("say gone").is(gone, 0).wantOut("fail")
 	})
 	t.Run("after 30 s", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 0).wait(attemptTime-1).wantOut("dial 1").wait(1).wantOut("reset 1", "say gone", "fail")

@@ -86,8 +86,8 @@ var layers = map[string]layer{
 	"cmd/dtcp": {
 		why: "a program joins everything; nothing joins a program",
 		may: ". internal/profile internal/rendezvous internal/transfer xmpp xmpp/jid xmpp/stanza " +
-			"github.com/spf13/cobra github.com/spf13/pflag golang.org/x/term",
-		tests: "github.com/google/go-cmp/cmp github.com/rogpeppe/go-internal/testscript golang.org/x/sys/unix",
+			"github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys/unix golang.org/x/term",
+		tests: "github.com/google/go-cmp/cmp github.com/rogpeppe/go-internal/testscript",
 	},
 	"lab": {
 		why:   "the harness drives programs from outside; only its benchmarks use the library",
