@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"testing"
+	"testing/synctest"
 
 	"github.com/dtcp-relay/dtcp/internal/transfer"
 )
@@ -29,40 +30,43 @@ func TestResultTwice(t *testing.T) {
 		{"early", [][]byte{num('k', 0, 4), num('r', 0, 1), num('r', 0, 1), num('g'), nil, num('r', 0, 0)}, false, 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a, b := pipe()
-			peer := raw{t, b}
-			var last transfer.Progress
-			done := make(chan *transfer.Result, 1)
-			var err error
-			s := &transfer.Sender{Dial: dial(a), Progress: func(p transfer.Progress) { last = p }}
-			// Owned by the test, which waits for done.
-			go func() {
-				var r *transfer.Result
-				r, err = s.Send(context.Background(), blob("f", "four"))
-				done <- r
-			}()
-			peer.send(transfer.RawHello(), num('y'))
-			for _, f := range c.says {
-				if f == nil {
-					peer.want("hmep")
-					continue
+			// In virtual time: an end that finds a breach waits 2 s for the other's.
+			synctest.Test(t, func(t *testing.T) {
+				a, b := pipe()
+				peer := raw{t, b}
+				var last transfer.Progress
+				done := make(chan *transfer.Result, 1)
+				var err error
+				s := &transfer.Sender{Dial: dial(a), Progress: func(p transfer.Progress) { last = p }}
+				// Owned by the test, which waits for done.
+				go func() {
+					var r *transfer.Result
+					r, err = s.Send(context.Background(), blob("f", "four"))
+					done <- r
+				}()
+				peer.send(transfer.RawHello(), num('y'))
+				for _, f := range c.says {
+					if f == nil {
+						peer.want("hmep")
+						continue
+					}
+					peer.send(f)
 				}
-				peer.send(f)
-			}
-			if !c.breach {
-				peer.want("q")
-				peer.send(num('c', 1, 4))
-			}
-			go func() { _, _ = io.Copy(io.Discard, b) }() // ends with the pipe
-			r := <-done
-			_ = b.Close()
-			var breach *transfer.ProtocolError
-			if errors.As(err, &breach) != c.breach || c.breach == (err == nil) {
-				t.Errorf("it ended with %v", err)
-			}
-			if r.Resumed != c.resumed || last.Bytes > 4 {
-				t.Errorf("resumed %d bytes of 4, progress %+v", r.Resumed, last)
-			}
+				if !c.breach {
+					peer.want("q")
+					peer.send(num('c', 1, 4))
+				}
+				go func() { _, _ = io.Copy(io.Discard, b) }() // ends with the pipe
+				r := <-done
+				_ = b.Close()
+				var breach *transfer.ProtocolError
+				if errors.As(err, &breach) != c.breach || c.breach == (err == nil) {
+					t.Errorf("it ended with %v", err)
+				}
+				if r.Resumed != c.resumed || last.Bytes > 4 {
+					t.Errorf("resumed %d bytes of 4, progress %+v", r.Resumed, last)
+				}
+			})
 		})
 	}
 }
