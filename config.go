@@ -119,7 +119,9 @@ type Peer struct {
 }
 
 // Network opens sockets. Its connections should have the methods CloseWrite
-// and SetLinger of [*net.TCPConn]. Methods are called from several goroutines.
+// and SetLinger of [*net.TCPConn]. A Network that has the method LookupNetIP of
+// [*net.Resolver] is asked for the addresses of relays, else
+// [net.DefaultResolver] is. Methods are called from several goroutines.
 type Network interface {
 	// Listen accepts connections at local. The zero Addr stands for all of the
 	// host's addresses of both families, port 0 for any free one.

@@ -195,6 +195,22 @@ func TestDecideEnds(t *testing.T) {
 	})
 }
 
+// TestDecideKeepsDials: what this end dialed does not count against the limit of
+// what others may open.
+func TestDecideKeepsDials(t *testing.T) {
+	p := newPlay(t, responder).begin(maxCandidates, 0)
+	for id := 1; id <= maxCandidates; id++ {
+		p.is(connected, id)
+	}
+	p.out = nil
+	for id := 20; id < 20+maxUnfinished; id++ {
+		p.take(event{kind: arrived, id: id, direct: true})
+	}
+	if out := strings.Join(p.out, ", "); strings.Contains(out, "reset") || strings.Count(out, "proceed") != maxUnfinished {
+		t.Errorf("%d accepted beside %d dialed: %s", maxUnfinished, maxCandidates, out)
+	}
+}
+
 // TestDecideDropsOldest: a stranger who has the key, and a peer who proves
 // himself again and again, cost a bounded number of connections, and a bounded
 // list; and the stranger does not push the peer out.

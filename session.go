@@ -300,6 +300,9 @@ func (s *session) setCause(err error) { s.ended.Do(func() { s.cause = err }) }
 // fail closes failed, once. When the caller hears of it the key is forgotten
 // (Section 4 of protocol.md).
 func (s *session) fail(err error) {
+	if errors.Is(context.Cause(s.ctx), ErrClosed) {
+		err = ErrClosed // it says all there is to say
+	}
 	s.setCause(err)
 	s.e.forgetKey(s)
 	close(s.failed)
