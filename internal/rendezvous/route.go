@@ -57,6 +57,11 @@ func (st *stream) route(e stanza.Element) {
 	// Written once, and before the lock is taken.
 	st.out = e.Append(st.out[:0], stanza.NSClient)
 	s := st.server
+	// Outside of the lock, because a service's function is called.
+	if serve := s.service(to); serve != nil && e.Attr("from") == st.jid.String() {
+		st.routeService(e, to, serve)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -2,11 +2,13 @@
 // users of one domain find each other: accounts, TLS, SCRAM, resources, rosters,
 // presence, and the routing of iqs, messages and presence between them. Tests,
 // dtcp demo and a standalone relay run on it. There is no federation: another
-// domain is remote-server-not-found.
+// domain is remote-server-not-found, unless a service of this process is
+// attached under it.
 //
 //	cert, err := rendezvous.SelfSigned("example.org", time.Now())
 //	server, err := rendezvous.New(rendezvous.Config{Domain: "example.org", Certificate: cert})
 //	err = server.SetAccount("juliet", password)
+//	detach, err := server.Attach("relay.example.org", relay.Answer)
 //	err = server.Serve(listener)
 //
 // # Security
@@ -104,6 +106,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	guests    map[*stream]string // streams before login, with their address
 	accounts  map[string]*account
+	services  map[string]func(stanza.IQ) stanza.IQ // by domain
 	pushes    uint64 // numbers the iqs of the server's own
 }
 
@@ -153,6 +156,7 @@ func New(c Config) (*Server, error) {
 		listeners: make(map[net.Listener]struct{}),
 		guests:    make(map[*stream]string),
 		accounts:  make(map[string]*account),
+		services:  make(map[string]func(stanza.IQ) stanza.IQ),
 	}, nil
 }
 

@@ -58,7 +58,11 @@ func (st *stream) answerServer(q stanza.IQ) (stanza.Element, *stanza.Error) {
 	case q.Type == stanza.Get && p.Is(nsInfo, "query"):
 		return info("server", "im", nsInfo, nsItems, nsPing, nsRoster), nil
 	case q.Type == stanza.Get && p.Is(nsItems, "query"):
-		return stanza.New(nsItems, "query"), nil
+		query := stanza.New(nsItems, "query")
+		for _, domain := range slices.Sorted(maps.Keys(st.server.services)) {
+			query.Children = append(query.Children, stanza.New(nsItems, "item").With("jid", domain))
+		}
+		return query, nil
 	}
 	return stanza.Element{}, stanza.NewError(stanza.ServiceUnavailable, "")
 }
