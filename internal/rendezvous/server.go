@@ -107,7 +107,7 @@ type Server struct {
 	guests    map[*stream]string // streams before login, with their address
 	accounts  map[string]*account
 	services  map[string]func(stanza.IQ) stanza.IQ // by domain
-	pushes    uint64 // numbers the iqs of the server's own
+	pushes    uint64                               // numbers the iqs of the server's own
 }
 
 // New makes a server without accounts. It serves nobody until
