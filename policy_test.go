@@ -64,6 +64,12 @@ var layers = map[string]layer{
 	"internal/gather": {
 		why: "what the machine can offer is asked of the operating system alone",
 	},
+	"internal/relay": {
+		why: "a relay shares with an endpoint the wire, and with its server stanzas; it knows no session and no login",
+		may: "internal/firstbyte internal/pump internal/socks5 internal/wire xmpp/jid xmpp/stanza " +
+			"golang.org/x/sys/unix golang.org/x/time/rate",
+		tests: "internal/memnet",
+	},
 	"internal/memnet": {
 		why:   "an internet knows nothing of what runs on it",
 		tests: "golang.org/x/net/nettest",

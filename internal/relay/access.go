@@ -1,0 +1,4 @@
+package relay
+
+// Access says who may have a lease.
+type Access struct{}

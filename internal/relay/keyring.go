@@ -1,0 +1,4 @@
+package relay
+
+// Keyring holds the master keys of leases.
+type Keyring struct{}
