@@ -61,6 +61,13 @@ var layers = map[string]layer{
 	"internal/wire": {
 		why: "lines and proofs are bytes: the relay will read them without knowing a session",
 	},
+	"internal/firstbyte": {
+		why: "one byte, shared by endpoints and relays, which share nothing but the wire",
+	},
+	"internal/socks5": {
+		why:   "a codec of bytes: what a bytestream is for, its two ends know",
+		tests: "golang.org/x/net/proxy",
+	},
 	"internal/gather": {
 		why: "what the machine can offer is asked of the operating system alone",
 	},
