@@ -14,7 +14,8 @@ import (
 // StartProsody starts a Prosody 0.12 for the domain prosody.test.
 //
 // Accounts are hashed with SHA-1, Prosody's default, so it offers SCRAM-SHA-1.
-func StartProsody(tb testing.TB) *Server {
+// Its proxy has nothing to tune: [TunedProxy] is [Proxy].
+func StartProsody(tb testing.TB, extras ...Extra) *Server {
 	tb.Helper()
 	const domain = "prosody.test"
 	prosody, ctl := path(tb, "prosody"), path(tb, "prosodyctl")
@@ -25,12 +26,27 @@ func StartProsody(tb testing.TB) *Server {
 	log := filepath.Join(dir, "prosody.log")
 	data := filepath.Join(dir, "data")
 	port, tlsPort := FreePort(tb), FreePort(tb)
-	writeFile(tb, config, fmt.Appendf(nil, prosodyConfig, dir, port, tlsPort, domain))
 
 	s := &Server{
 		Name: "prosody", Domain: domain, Addr: loopback(port), DirectTLS: loopback(tlsPort),
 		CAFile: certs.CA, Chain: certs.Chain, iqLog: filepath.Join(dir, "iq.log"),
 	}
+	s.extend(tb, dir, extras)
+	text := fmt.Appendf(nil, prosodyConfig, dir, port, tlsPort)
+	if s.Component != "" {
+		text = fmt.Appendf(text, "component_ports = { %s }\n", portOf(s.ComponentAddr))
+	}
+	if s.Proxy != "" {
+		text = fmt.Appendf(text, "proxy65_ports = { %d }\n", FreePort(tb))
+	}
+	text = fmt.Appendf(text, "VirtualHost %q\n", domain)
+	if s.Component != "" {
+		text = fmt.Appendf(text, "Component %q\n\tcomponent_secret = %q\n", s.Component, componentSecret)
+	}
+	if s.Proxy != "" {
+		text = fmt.Appendf(text, "Component %q \"proxy65\"\n\tproxy65_address = \"127.0.0.1\"\n", s.Proxy)
+	}
+	writeFile(tb, config, text)
 	s.register = func(tb testing.TB, a Account) {
 		tb.Helper()
 		out, err := exec.Command(ctl, "--config", config, "register", a.Name, domain, a.Password).CombinedOutput()
@@ -56,13 +72,17 @@ func StartProsody(tb testing.TB) *Server {
 		p := Launch(tb, "prosody", cmd)
 		awaitPort(tb, p, s.Addr, startLimit)
 		awaitPort(tb, p, s.DirectTLS, startLimit)
+		if s.Component != "" {
+			awaitPort(tb, p, s.ComponentAddr, startLimit)
+		}
 		return p
 	}
 	s.process = s.launch(tb)
 	return s
 }
 
-// prosodyConfig takes the folder, the STARTTLS port, the TLS port and the domain.
+// prosodyConfig takes the folder, the STARTTLS port and the TLS port. The hosts
+// follow it.
 const prosodyConfig = `
 local dir = %q
 run_as_root = true
@@ -80,7 +100,6 @@ c2s_require_encryption = true
 authentication = "internal_hashed"
 ssl = { key = dir .. "/key.pem", certificate = dir .. "/chain.pem" }
 log = { { levels = { min = "debug" }, to = "file", filename = dir .. "/prosody.log" } }
-VirtualHost %q
 `
 
 // addRosterItem adds a contact with a subscription both ways to a roster in

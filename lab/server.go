@@ -32,6 +32,11 @@ type Server struct {
 	CAFile    string // PEM of the authority that signed the domain's certificate
 	Chain     string // PEM of the domain's certificate, and the authority's
 
+	ComponentAddr string // with [Component]: where its program logs in
+	Component     string // with [Component]: its address
+	SecretFile    string // with [Component]: mode 0600, one line
+	Proxy         string // with [Proxy] or [TunedProxy]: its address
+
 	process  *Process
 	launch   func(testing.TB) *Process // returns when every port answers
 	accounts atomic.Int64
@@ -48,10 +53,19 @@ type Account struct {
 	PasswordFile string // mode 0600, one line
 }
 
+// An Extra is what a server may have besides accounts.
+type Extra int
+
+const (
+	Component  Extra = iota + 1 // an external component (XEP-0114) at dtcp.DOMAIN
+	Proxy                       // the server's own XEP-0065 proxy at proxy.DOMAIN, as it comes
+	TunedProxy                  // the same with what its documentation has for speed
+)
+
 // A Kind of server, with what starts one for the length of a test.
 type Kind struct {
 	Name  string
-	Start func(testing.TB) *Server
+	Start func(testing.TB, ...Extra) *Server
 }
 
 // Kinds are the servers that every story is told through.
@@ -85,6 +99,32 @@ func (s *Server) Restart(tb testing.TB) {
 	tb.Helper()
 	s.process = s.launch(tb)
 }
+
+// extend gives the server the addresses of its extras.
+func (s *Server) extend(tb testing.TB, dir string, extras []Extra) {
+	tb.Helper()
+	for _, extra := range extras {
+		switch extra {
+		case Component:
+			s.ComponentAddr, s.Component = loopback(FreePort(tb)), "dtcp."+s.Domain
+			s.SecretFile = filepath.Join(dir, "secret")
+			writeFile(tb, s.SecretFile, []byte(componentSecret+"\n"))
+		case Proxy, TunedProxy:
+			s.Proxy = "proxy." + s.Domain
+		}
+	}
+}
+
+// componentSecret is that of every server's component. It never leaves loopback.
+const componentSecret = "secret of the component"
+
+// portOf is the port of an address that the harness made.
+func portOf(address string) string {
+	return address[strings.LastIndexByte(address, ':')+1:]
+}
+
+// Process is the server's process, as it runs now.
+func (s *Server) Process() *Process { return s.process }
 
 // Befriend subscribes two accounts to each other's presence. Neither may be
 // logged in.

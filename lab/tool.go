@@ -21,6 +21,7 @@ var Tools = []Tool{
 	{"ejabberdctl", "ejabberd"}, // never run: its presence tells that ejabberd's modules are there
 	{"erl", "erlang-base"},
 	{"erlc", "erlang-base"},
+	{"haproxy", "haproxy"},
 	{"/usr/bin/python3", "python3"}, // Debian's own, which finds Debian's slixmpp
 	{"sshd", "openssh-server"},
 	{"ssh", "openssh-client"},
