@@ -23,12 +23,16 @@ type target struct {
 	host, port string
 	direct     bool // TLS at once (XEP-0368), else STARTTLS
 	detect     bool // direct is a guess
+	component  bool // XEP-0114, which has no TLS
 }
 
 func (t target) address() string { return net.JoinHostPort(t.host, t.port) }
 
 func (t target) mode() string {
-	if t.direct {
+	switch {
+	case t.component:
+		return "component"
+	case t.direct:
 		return "direct TLS"
 	}
 	return "STARTTLS"
@@ -50,17 +54,24 @@ func hostname(domain string) (name string, ip bool, err error) {
 
 // given makes a target of an address of the user's. The ports on which TLS
 // begins at once by custom are tried that way first; either way the port's
-// answer decides.
-func given(server string) (target, error) {
+// answer decides. usual is the port of an address without one.
+func given(server, usual string) (target, error) {
 	host, port, err := net.SplitHostPort(server)
 	if err != nil {
-		host, port = strings.TrimSuffix(strings.TrimPrefix(server, "["), "]"), "5222"
+		host, port = strings.TrimSuffix(strings.TrimPrefix(server, "["), "]"), usual
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /@[]") {
 		return target{}, fmt.Errorf("server %.120q is not host:port", server)
 	}
 	return target{host: host, port: port, direct: port == "5223" || port == "443", detect: true}, nil
 }
+
+// The ports where servers listen by custom: for clients (RFC 6120, 14.7), and
+// for components.
+const (
+	clientPort    = "5222"
+	componentPort = "5347"
+)
 
 const (
 	directService   = "xmpps-client"
@@ -74,7 +85,7 @@ func lookup(ctx context.Context, r Resolver, domain string) ([]target, []Attempt
 	if err != nil {
 		return nil, []Attempt{{domain, "DNS", err}}
 	}
-	fallback := []target{{host: host, port: "5222"}}
+	fallback := []target{{host: host, port: clientPort}}
 	// Neither an IP address nor the names of this machine (RFC 6761, 6.3)
 	// have records.
 	if ip || host == "localhost" || strings.HasSuffix(host, ".localhost") {
@@ -171,6 +182,6 @@ func order(records []record, rnd func(n int) int) []target {
 // 4.9.3.19). It is safe to follow, since the certificate must be for the
 // account's domain there too.
 func redirected(host string) (target, bool) {
-	t, err := given(host)
+	t, err := given(host, clientPort)
 	return t, err == nil
 }

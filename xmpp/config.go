@@ -1,11 +1,14 @@
-// Package xmpp logs in to an XMPP server as a client (RFC 6120, RFC 6121) and
-// stays logged in: the signalling that two machines need to find each other.
-// It holds what this project needs, and no chat.
+// Package xmpp logs in to an XMPP server, as a client (RFC 6120, RFC 6121) or
+// as a component (XEP-0114), and stays logged in: the signalling that two
+// machines, or they and a relay, need to find each other. It holds what this
+// project needs, and no chat.
 //
 //	s, err := xmpp.Connect(ctx, &xmpp.Config{JID: account, Password: password})
 //	…
 //	defer s.Close()
 //	answer, err := s.RoundTrip(ctx, stanza.IQ{Header: stanza.Header{To: peer}, Type: stanza.Get, Payload: question})
+//
+//	c, err := xmpp.NewComponent(&xmpp.ComponentConfig{Domain: domain, Secret: secret, Server: "127.0.0.1:5347"})
 //
 // # Security
 //
@@ -16,12 +19,13 @@
 // RFC 7677) both sides prove that they know it, bound to the TLS connection
 // where the server says how (XEP-0440), so that nobody in the middle can
 // use what he sees. An answer to an iq counts only from the address that was
-// asked (RFC 6120, 8.1.2.1).
+// asked (RFC 6120, 8.1.2.1). The connection of a component is in clear; it
+// proves the secret without sending it, and the server proves nothing.
 //
 // # Limits
 //
-// A stanza may have [MaxStanza] bytes; its depth and number of nodes are those
-// of package stanza. Each address gets 5 s to accept the connection and 20 s
+// A stanza may have [MaxStanza] bytes; of one that is deeper or has more nodes
+// than package stanza allows only the addresses are read. Each address gets 5 s to accept the connection and 20 s
 // from there to the end of the login. A server that sends nothing for 60 s is
 // asked for a sign of life and has 20 s to give it.
 package xmpp
@@ -40,9 +44,11 @@ import (
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 )
 
-// MaxStanza is the limit in bytes of one stanza from the server. It is that of
-// package stanza times 16, because a roster is one stanza.
-const MaxStanza = 1 << 20
+// MaxStanza is the limit in bytes of one stanza from the server. A stanza that
+// is too large ends the login, and strangers can send some; so it is more than
+// servers let through (512 KiB), were each byte of that written as an entity. A
+// roster is one stanza, too.
+const MaxStanza = 4 << 20
 
 // Timings of a session. They are not configurable: servers of every kind get
 // along with them.

@@ -77,6 +77,9 @@ func (s *Session) describe(q stanza.IQ) stanza.IQ {
 		return q.Fail(stanza.NewError(stanza.ItemNotFound, ""))
 	}
 	identity := stanza.New(nsInfo, "identity").With("category", "client").With("type", "pc").With("name", "dtcp")
+	if s.component != nil {
+		identity = stanza.New(nsInfo, "identity").With("category", "component").With("type", "generic").With("name", "dtcp")
+	}
 	answer := stanza.New(nsInfo, "query", identity)
 	s.mu.Lock()
 	names := make([]string, 0, len(s.features))

@@ -23,7 +23,7 @@ var ErrClosed = errors.New("session closed")
 // AuthError is the server's refusal of a login, or ours of the server's proof
 // (RFC 6120, 6.5). The session does not try again, unless Temporary.
 type AuthError struct {
-	Mechanism string   // tried, "" if there was none to try
+	Mechanism string   // tried, "" if there was none to try; "handshake" of a component
 	Offered   []string // by the server
 	Condition string   // of the SASL failure, such as not-authorized; "" if Err
 	Text      string   // of the server
@@ -36,6 +36,10 @@ func (e *AuthError) Error() string {
 	case "":
 		b.WriteString("login failed")
 	case "not-authorized":
+		if e.Mechanism == componentHandshake {
+			b.WriteString("wrong secret: it is not the one that the server has for this component")
+			break
+		}
 		b.WriteString("wrong user name or password")
 	case "account-disabled":
 		b.WriteString("the account is disabled")
@@ -218,8 +222,12 @@ func (e *LoggedOutError) Error() string {
 // Unwrap returns e.Err.
 func (e *LoggedOutError) Unwrap() error { return e.Err }
 
-// permanent reports whether logging in again is of no use.
-func permanent(err error) bool {
+// permanent reports whether logging in again is of no use. A component never
+// gives up: its server may be mended while it waits.
+func (s *Session) permanent(err error) bool {
+	if s.component != nil {
+		return errors.Is(err, ErrClosed)
+	}
 	var auth *AuthError
 	if errors.As(err, &auth) {
 		return !auth.Temporary()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/dtcp-relay/dtcp/internal/xmlstream"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
 const (
@@ -67,7 +68,7 @@ func Order(records []SRV, rnd func(n int) int) []string {
 
 // Given returns what becomes of Config.Server.
 func Given(server string) (address, mode string, err error) {
-	t, err := given(server)
+	t, err := given(server, clientPort)
 	if err != nil {
 		return "", "", err
 	}
@@ -83,7 +84,7 @@ func SetHooks(c *Config, nonce, id func() string, wrap func(net.Conn) net.Conn) 
 // ReadStream has the loops of a logged in session serve conn, which is already
 // past its stream header, until it ends, and returns why.
 func ReadStream(conn net.Conn, addr jid.JID) error {
-	s := &Session{account: addr, features: map[string]int{}, config: Config{NoReconnect: true}}
+	s := &Session{account: addr, content: stanza.NSClient, features: map[string]int{}, config: Config{NoReconnect: true}}
 	r := xmlstream.NewReader(bufio.NewReader(conn), MaxStanza)
 	if _, err := r.Header(); err != nil {
 		return err

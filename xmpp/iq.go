@@ -22,7 +22,7 @@ type request struct {
 type handler struct{ h func(stanza.IQ) }
 
 // RoundTrip sends a get or set and waits for its answer. The id is chosen here,
-// at random, and 'from' is left to the server. The answer counts only from the
+// at random, and 'from' is left to the server, or that of a component. The answer counts only from the
 // address asked (RFC 6120, 8.1.2.1): from exactly q.To; if that is empty or the
 // account itself, from the account, this resource, or nobody; if it is empty,
 // from the server too. An answer of type error is returned together with its
@@ -65,7 +65,10 @@ func wrapAsked(to jid.JID, err error) error {
 // ask sends q on this login and waits for the answer. first, if not nil, sees
 // the answer on the read loop, in the order of the stream.
 func (st *stream) ask(ctx context.Context, q stanza.IQ, first func(stanza.IQ)) (stanza.IQ, error) {
-	q.ID, q.From = st.s.newID(), jid.JID{}
+	q.ID, q.From = st.s.newID(), st.s.stamp(q.From)
+	if st.s.component != nil && q.To.IsZero() {
+		return stanza.IQ{}, errNoAccount
+	}
 	r := &request{to: q.To, answer: make(chan stanza.IQ, 1), first: first}
 	st.mu.Lock()
 	st.pending[q.ID] = r
@@ -75,7 +78,7 @@ func (st *stream) ask(ctx context.Context, q stanza.IQ, first func(stanza.IQ)) (
 		delete(st.pending, q.ID)
 		st.mu.Unlock()
 	}()
-	err := st.send(ctx, encoded(q.Element(stanza.NSClient)))
+	err := st.send(ctx, st.s.encoded(q.Element(st.s.content)))
 	if err == nil {
 		select {
 		case answer := <-r.answer:
@@ -125,8 +128,11 @@ func (s *Session) Send(ctx context.Context, q stanza.IQ) error {
 	if q.ID == "" {
 		q.ID = s.newID()
 	}
-	q.From = jid.JID{}
-	_, err := s.send(ctx, q.Element(stanza.NSClient))
+	q.From = s.stamp(q.From)
+	if s.component != nil && q.To.IsZero() {
+		return fmt.Errorf("xmpp: %w", errNoAccount)
+	}
+	_, err := s.send(ctx, q.Element(s.content))
 	return err
 }
 
@@ -136,7 +142,7 @@ func (s *Session) send(ctx context.Context, e stanza.Element) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := st.send(ctx, encoded(e)); err != nil {
+	if err := st.send(ctx, s.encoded(e)); err != nil {
 		return nil, fmt.Errorf("xmpp: %s not sent: %w", e.Name.Local, err)
 	}
 	return st, nil

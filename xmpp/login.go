@@ -47,13 +47,16 @@ type login struct {
 func (s *Session) connect(ctx context.Context, hint target) (*stream, error) {
 	failed := &ConnectError{Domain: s.account.Domain()}
 	var targets []target
-	if s.config.Server != "" {
-		t, err := given(s.config.Server)
+	switch {
+	case s.component != nil:
+		targets = []target{s.component.target}
+	case s.config.Server != "":
+		t, err := given(s.config.Server, clientPort)
 		if err != nil {
 			return nil, err
 		}
 		targets = []target{t}
-	} else {
+	default:
 		targets, failed.Attempts = lookup(ctx, s.config.Resolver, s.account.Domain())
 	}
 	if hint.host != "" {
@@ -123,6 +126,7 @@ func (s *Session) attempt(ctx context.Context, t target) (*stream, error) {
 		}
 		return nil, err
 	}
+	l.r.Prune() // from here on others than the server are heard
 	return newStream(s, l.conn, l.r, addr), nil
 }
 
@@ -131,6 +135,9 @@ var errNotXML = errors.New("the port does not speak XMPP")
 
 // run does all steps of a login and returns the address that was bound.
 func (l *login) run(ctx context.Context, t target) (jid.JID, error) {
+	if t.component {
+		return l.component()
+	}
 	if !t.direct {
 		l.step = "STARTTLS"
 		tcp := l.conn
@@ -229,7 +236,10 @@ func (l *login) open(from jid.JID, max int) (stanza.Element, error) {
 // header sends our opening tag. Our own address is told inside TLS only
 // (RFC 6120, 4.7.1).
 func (l *login) header(from jid.JID) error {
-	h := xmlstream.Header{To: l.s.account.Server(), From: from, Version: "1.0", Content: stanza.NSClient}
+	h := xmlstream.Header{To: l.s.account.Server(), From: from, Version: "1.0", Content: l.s.content}
+	if l.s.component != nil {
+		h.Version = "" // XEP-0114 has none
+	}
 	b := h.Append(nil)
 	if l.s.tracing() {
 		l.s.config.Trace.Element(true, string(b))
@@ -238,18 +248,26 @@ func (l *login) header(from jid.JID) error {
 	return err
 }
 
-// features reads the server's opening tag and its features (RFC 6120, 4.3.2).
-func (l *login) features(max int) (stanza.Element, error) {
+// opened reads the server's opening tag.
+func (l *login) opened(max int) (xmlstream.Header, error) {
 	l.r = xmlstream.NewReader(l.buf, max)
 	h, err := l.r.Header()
 	if err != nil {
-		return stanza.Element{}, fmt.Errorf("opening the stream: %w", worded(err))
+		return h, fmt.Errorf("opening the stream: %w", worded(err))
 	}
 	if l.s.tracing() {
 		l.s.config.Trace.Element(false, string(h.Append(nil)))
 	}
-	if h.Content != stanza.NSClient {
-		return stanza.Element{}, fmt.Errorf("the server's stream is of %.80q, not %q", h.Content, stanza.NSClient)
+	if h.Content != l.s.content {
+		return h, fmt.Errorf("the server's stream is of %.80q, not %q", h.Content, l.s.content)
+	}
+	return h, nil
+}
+
+// features reads the server's opening tag and its features (RFC 6120, 4.3.2).
+func (l *login) features(max int) (stanza.Element, error) {
+	if _, err := l.opened(max); err != nil {
+		return stanza.Element{}, err
 	}
 	e, err := l.next()
 	if err != nil {
@@ -327,28 +345,29 @@ func (l *login) next() (stanza.Element, error) {
 	}
 	l.s.traceElement(false, e)
 	if e.Is(stanza.NSStream, "error") {
-		return stanza.Element{}, parseStreamError(e)
+		return stanza.Element{}, l.s.streamError(e)
 	}
 	return e, nil
 }
 
 func (l *login) write(e stanza.Element) error {
 	l.s.traceElement(true, e)
-	_, err := l.conn.Write(e.Append(nil, stanza.NSClient))
+	_, err := l.conn.Write(e.Append(nil, l.s.content))
 	return err
 }
 
 func (s *Session) tracing() bool { return s.config.Trace != nil && s.config.Trace.Element != nil }
 
-// traceElement shows e to the hook, without what SASL carries.
+// traceElement shows e to the hook, without what SASL and a component's
+// handshake carry.
 func (s *Session) traceElement(sent bool, e stanza.Element) {
 	if !s.tracing() {
 		return
 	}
-	if e.Name.Space == nsSASL && e.Text() != "" {
+	if (e.Name.Space == nsSASL || e.Is(stanza.NSComponent, "handshake")) && e.Text() != "" {
 		e.Children = []stanza.Element{stanza.Text("[hidden]")}
 	}
-	s.config.Trace.Element(sent, string(e.Append(nil, stanza.NSClient)))
+	s.config.Trace.Element(sent, string(e.Append(nil, s.content)))
 }
 
 func (s *Session) wrap(conn net.Conn) net.Conn {

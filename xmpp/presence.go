@@ -3,6 +3,7 @@ package xmpp
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,6 +23,9 @@ const (
 // SendPresence sends a presence. One without an address is what the contacts
 // see; it is kept and sent again after each login.
 func (s *Session) SendPresence(ctx context.Context, p stanza.Presence) error {
+	if s.component != nil {
+		return errors.New("xmpp: a component has no presence")
+	}
 	p.From = jid.JID{}
 	status := p.To.IsZero() && (p.Type == stanza.Available || p.Type == stanza.Unavailable)
 	if status {
@@ -42,7 +46,7 @@ func (s *Session) announce(st *stream) {
 	s.mu.Lock()
 	p := s.presence
 	s.mu.Unlock()
-	if p != nil && st.put(encoded(p.Element(stanza.NSClient))) == nil {
+	if p != nil && st.put(s.encoded(p.Element(stanza.NSClient))) == nil {
 		st.wasAnnounced()
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Session is an account that is logged in, or on its way to be again. It is
-// made by [Connect], may be used by several goroutines, and must be closed.
+// made by [Connect], or as a component by [NewComponent], may be used by several goroutines, and must be closed.
 //
 //	            lost                 wait (backoff)
 //	logged in ───────▶ logged out ──────────────▶ logging in ─┐
@@ -23,13 +23,15 @@ import (
 //	    │                  └──────── failed ───────────┘      │
 //	    └─────────────────────────────────────────────────────┘
 //
-// From every state Close leads to the end; so do a conflict, a login that is
-// refused, and with NoReconnect the first loss. Requests wait for a login as
+// From every state Close leads to the end; so do, but for a component, a
+// conflict and a login that is refused, and with NoReconnect the first loss. Requests wait for a login as
 // long as their context allows.
 type Session struct {
-	config  Config
-	account jid.JID
-	pin     []byte
+	config    Config
+	account   jid.JID    // or the domain of a component
+	content   string     // the namespace of its stanzas
+	component *component // nil for an account
+	pin       []byte
 
 	stop context.CancelFunc // ends the supervisor
 	done chan struct{}      // closed when the supervisor has ended; err is set before
@@ -49,21 +51,12 @@ type Session struct {
 // logged in until Close, whatever becomes of ctx. Errors are, or wrap,
 // [*AuthError], [ErrConflict] or [*ConnectError], which may hold [*TLSError].
 func Connect(ctx context.Context, c *Config) (*Session, error) {
-	s := &Session{
-		config: *c, account: c.JID,
-		done: make(chan struct{}), changed: make(chan struct{}),
-		handlers: make(map[xml.Name][]*handler), features: make(map[string]int),
-	}
-	var err error
-	if s.pin, err = c.check(); err != nil {
+	pin, err := c.check()
+	if err != nil {
 		return nil, fmt.Errorf("xmpp: %w", err)
 	}
-	if s.config.Dial == nil {
-		s.config.Dial = new(net.Dialer).DialContext
-	}
-	for _, f := range append([]string{nsInfo, nsPing}, c.Features...) {
-		s.features[f]++
-	}
+	s := newSession(*c, stanza.NSClient)
+	s.pin = pin
 	if !c.NoPresence {
 		s.presence = &stanza.Presence{Priority: c.Priority}
 	}
@@ -71,16 +64,39 @@ func Connect(ctx context.Context, c *Config) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xmpp: %w", err)
 	}
-	s.announce(st)
-	s.install(st)
-	// Bounds the later logins. It is the session's, not ctx: that bounds this
-	// call only.
+	s.start(st)
+	return s, nil
+}
+
+func newSession(c Config, content string) *Session {
+	s := &Session{
+		config: c, account: c.JID, content: content,
+		done: make(chan struct{}), changed: make(chan struct{}),
+		handlers: make(map[xml.Name][]*handler), features: make(map[string]int),
+	}
+	if s.config.Dial == nil {
+		s.config.Dial = new(net.Dialer).DialContext
+	}
+	for _, f := range append([]string{nsInfo, nsPing}, c.Features...) {
+		s.features[f]++
+	}
+	return s
+}
+
+// start has the session supervised from its first login on, which is nil if
+// that is still to come.
+func (s *Session) start(st *stream) {
+	if st != nil {
+		s.announce(st)
+		s.install(st)
+	}
+	// Bounds the later logins. It is the session's, not that of the call that
+	// began it.
 	life, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	// Owned by the session; it ends by Close, or for good as Done says, and
 	// Close waits for it.
 	go s.supervise(life, st)
-	return s, nil
 }
 
 // install makes st the login that requests use; nil means that there is none.
@@ -99,29 +115,34 @@ func (s *Session) install(st *stream) {
 func (s *Session) supervise(life context.Context, st *stream) {
 	defer close(s.done)
 	defer s.stop()
+	var err error
 	for tries := 0; ; {
+		if st == nil {
+			if st, err = s.again(life, err, &tries); err != nil {
+				s.end(err)
+				return
+			}
+			s.announce(st)
+			s.install(st)
+		}
 		s.config.Trace.connected(st.addr)
-		err := st.run(life.Done())
+		err = st.run(life.Done())
 		s.install(nil)
 		s.config.Trace.disconnected(err)
-		if permanent(err) || s.config.NoReconnect {
+		if s.permanent(err) || s.config.NoReconnect {
 			s.end(err)
 			return
 		}
 		if time.Since(st.born) >= backoffReset {
 			tries = 0
 		}
-		if st, err = s.again(life, err, &tries); err != nil {
-			s.end(err)
-			return
-		}
-		s.announce(st)
-		s.install(st)
+		st = nil
 	}
 }
 
 // again logs in until that works or is of no use. lost is why it is needed,
-// tries counts the attempts since the last login that lived.
+// nil for the first login, which is tried at once; tries counts the waits since
+// the last login that lived.
 func (s *Session) again(life context.Context, lost error, tries *int) (*stream, error) {
 	var hint target
 	var moved *StreamError
@@ -129,17 +150,7 @@ func (s *Session) again(life context.Context, lost error, tries *int) (*stream, 
 		hint, _ = redirected(moved.Host)
 	}
 	for {
-		s.mu.Lock()
-		s.lost = lost
-		s.mu.Unlock()
-		wait := backoff(*tries, rand.Float64())
-		*tries++
-		s.config.Trace.retrying(lost, wait)
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-life.Done():
-			timer.Stop()
+		if lost != nil && !s.pause(life, lost, tries) {
 			return nil, ErrClosed
 		}
 		st, err := s.connect(life, hint)
@@ -148,10 +159,29 @@ func (s *Session) again(life context.Context, lost error, tries *int) (*stream, 
 			return st, nil
 		case life.Err() != nil:
 			return nil, ErrClosed
-		case permanent(err):
+		case s.permanent(err) || s.config.NoReconnect:
 			return nil, err
 		}
 		lost, hint = err, target{}
+	}
+}
+
+// pause waits before the next attempt to log in, and reports whether there
+// is one.
+func (s *Session) pause(life context.Context, lost error, tries *int) bool {
+	s.mu.Lock()
+	s.lost = lost
+	s.mu.Unlock()
+	wait := backoff(*tries, rand.Float64())
+	*tries++
+	s.config.Trace.retrying(lost, wait)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-life.Done():
+		return false
 	}
 }
 
@@ -194,7 +224,8 @@ func (s *Session) login(ctx context.Context) (*stream, error) {
 	}
 }
 
-// LocalAddr returns the full JID of the newest login.
+// LocalAddr returns the full JID of the newest login, or the domain of a
+// component.
 func (s *Session) LocalAddr() jid.JID {
 	s.mu.Lock()
 	defer s.mu.Unlock()

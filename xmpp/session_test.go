@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -163,8 +164,6 @@ func TestLosses(t *testing.T) {
 		{"sends broken XML", func(p *peer) { p.send("<message></presence>") }, "syntax error"},
 		{"sends a comment", func(p *peer) { p.send("<!-- a -->") }, "not allowed in a stream"},
 		{"sends a stanza without end", func(p *peer) { p.send("<message><body>%s", strings.Repeat("x", xmpp.MaxStanza)) }, "stanza too large"},
-		{"sends a stanza too deep", func(p *peer) { p.send("%s", strings.Repeat("<a>", 100)) }, "nested deeper"},
-		{"sends a deluge of tags", func(p *peer) { p.send("<message>%s", strings.Repeat("<a/>", stanza.MaxNodes)) }, "more than 65536 nodes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -199,6 +198,27 @@ func TestLosses(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestMonsters: stanzas of strangers that are more than we read do not end the
+// session.
+func TestMonsters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		s, p := loggedIn(t, n, n.config())
+		for id, inside := range []string{
+			strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100),
+			"<a>" + strings.Repeat("<a/>", stanza.MaxNodes) + "</a>",
+			"<!-- a -->",
+		} {
+			p.send("<message from='%s'>%s</message>", juliet, inside)
+			p.send("<iq type='get' id='%d' from='%s'>%s</iq>", id, juliet, inside)
+			if q := p.wantIQ(stanza.Failed, "", ""); q.Error.Condition != stanza.BadRequest || q.ID != strconv.Itoa(id) {
+				t.Errorf("%.20q: answered %v", inside, q.Element(stanza.NSClient))
+			}
+		}
+		p.goodbye(s)
+	})
 }
 
 // TestEnds lets the session end for good.

@@ -62,8 +62,8 @@ func newStream(s *Session, conn net.Conn, r *xmlstream.Reader, addr jid.JID) *st
 	}
 }
 
-// encoded is e as it stands in a client's stream.
-func encoded(e stanza.Element) []byte { return e.Append(nil, stanza.NSClient) }
+// encoded is e as it stands in the stream.
+func (s *Session) encoded(e stanza.Element) []byte { return e.Append(nil, s.content) }
 
 // fail ends the stream for the first reason given. The supervisor closes the
 // connection.
@@ -76,7 +76,7 @@ func (st *stream) fail(err error) {
 
 // failed is the error of requests after fail.
 func (st *stream) failed() error {
-	return &lostError{err: st.err, permanent: permanent(st.err) || st.s.config.NoReconnect}
+	return &lostError{err: st.err, permanent: st.s.permanent(st.err) || st.s.config.NoReconnect}
 }
 
 // read is the read loop. It ends with the stream, whose connection the
@@ -100,11 +100,11 @@ func (st *stream) read() {
 		st.mu.Unlock()
 		switch {
 		case e.Is(stanza.NSStream, "error"):
-			st.fail(parseStreamError(e))
+			st.fail(st.s.streamError(e))
 			return
-		case e.Is(stanza.NSClient, "iq"):
+		case e.Is(st.s.content, "iq"):
 			st.iq(e)
-		case e.Is(stanza.NSClient, "presence"):
+		case e.Is(stanza.NSClient, "presence"): // a component keeps none
 			st.presence(e)
 		}
 	}
@@ -142,9 +142,10 @@ func (st *stream) write() {
 				return
 			case pingNow:
 				pinged = now
+				// A component asks itself, which goes through the server.
 				ping := pingOf(st.addr.Server())
-				ping.ID = st.s.newID()
-				if st.put(encoded(ping.Element(stanza.NSClient))) != nil {
+				ping.ID, ping.From = st.s.newID(), st.s.stamp(jid.JID{})
+				if st.put(st.s.encoded(ping.Element(st.s.content))) != nil {
 					return
 				}
 			}
@@ -216,9 +217,12 @@ func (st *stream) send(ctx context.Context, b []byte) error {
 
 // reply queues an answer of the read loop.
 func (st *stream) reply(q stanza.IQ) {
-	q.From = jid.JID{} // the server knows, and may object to another form of it
+	q.From = st.s.stamp(q.From)
+	if st.s.component != nil && q.To.IsZero() {
+		return // it may send nothing to nobody
+	}
 	select {
-	case st.replies <- encoded(q.Element(stanza.NSClient)):
+	case st.replies <- st.s.encoded(q.Element(st.s.content)):
 	default:
 	}
 }
@@ -228,7 +232,10 @@ func (st *stream) reply(q stanza.IQ) {
 func (st *stream) bye() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	last := encoded(stanza.Presence{Type: stanza.Unavailable}.Element(stanza.NSClient))
+	var last []byte
+	if st.s.component == nil {
+		last = st.s.encoded(stanza.Presence{Type: stanza.Unavailable}.Element(stanza.NSClient))
+	}
 	if st.send(ctx, append(last, xmlstream.End...)) != nil {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
@@ -55,7 +56,15 @@ type Reader struct {
 	src     source
 	decoder *xml.Decoder
 	content string
+	prune   bool
 }
+
+// Prune has the reader survive elements that are deeper, or have more nodes or
+// attributes, than package stanza allows: it returns their name and addressing
+// (to, from, id, type) and passes over the rest. It is for a stream whose
+// elements are not the server's own: whoever may send one through it could end
+// it otherwise.
+func (s *Reader) Prune() { s.prune = true }
 
 // NewReader makes a reader of elements of at most max bytes each. If max is
 // zero, [stanza.MaxBytes] is meant.
@@ -133,7 +142,11 @@ func (s *Reader) Next() (stanza.Element, error) {
 		}
 		switch token := token.(type) {
 		case xml.StartElement:
-			e, err := stanza.Build(s.decoder, token)
+			nested := &nesting{s.decoder, 1}
+			e, err := stanza.Build(nested, token)
+			if s.prune && errors.Is(err, stanza.ErrForbidden) && s.src.err == nil {
+				e, err = addressing(token), nested.skip()
+			}
 			if err != nil {
 				return stanza.Element{}, s.explain(err)
 			}
@@ -149,6 +162,44 @@ func (s *Reader) Next() (stanza.Element, error) {
 			return stanza.Element{}, fmt.Errorf("xmlstream: %T: %w", token, stanza.ErrForbidden)
 		}
 	}
+}
+
+// nesting counts how many elements are open.
+type nesting struct {
+	tokens xml.TokenReader
+	open   int
+}
+
+func (n *nesting) Token() (xml.Token, error) {
+	t, err := n.tokens.Token()
+	switch t.(type) {
+	case xml.StartElement:
+		n.open++
+	case xml.EndElement:
+		n.open--
+	}
+	return t, err
+}
+
+// skip passes over what is open.
+func (n *nesting) skip() error {
+	for n.open > 0 {
+		if t, err := n.Token(); err != nil && t == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addressing returns what of an element says whose it is.
+func addressing(start xml.StartElement) stanza.Element {
+	e := stanza.Element{Name: start.Name}
+	for _, a := range start.Attr {
+		if a.Name.Space == "" && slices.Contains([]string{"to", "from", "id", "type"}, a.Name.Local) {
+			e = e.With(a.Name.Local, a.Value)
+		}
+	}
+	return e
 }
 
 // explain prefers the reason why the bytes ended over the parser's complaint

@@ -3,6 +3,7 @@ package xmlstream_test
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -98,6 +99,51 @@ func TestNodes(t *testing.T) {
 		}
 		if _, err := r.Next(); !errors.Is(err, want) {
 			t.Errorf("%d nodes in an element: %v, want %v", n, err, want)
+		}
+	}
+}
+
+// TestPrune: what is too much for one element does not end the stream, but
+// the limit in bytes holds.
+func TestPrune(t *testing.T) {
+	const question = "<iq type='get' id='1' from='a@b/c' to='d' x='y'>"
+	many := ""
+	for i := range stanza.MaxAttrs + 1 {
+		many += fmt.Sprintf(" a%d=''", i)
+	}
+	for name, in := range map[string]string{
+		"depth":         question + strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100) + "</iq>",
+		"nodes":         question + strings.Repeat("<b>x</b>", stanza.MaxNodes) + "</iq>",
+		"attributes":    question + "<a" + many + "/></iq>",
+		"own":           "<iq type='get' id='1' from='a@b/c' to='d'" + many + "><a/></iq>",
+		"two of a kind": question + "<a b='' b=''/></iq>",
+	} {
+		r := xmlstream.NewReader(bufio.NewReader(strings.NewReader(open+in+"<iq id='2'><ok/></iq>")), 1<<20)
+		r.Prune()
+		if _, err := r.Header(); err != nil {
+			t.Fatal(err)
+		}
+		e, err := r.Next()
+		want := stanza.New(stanza.NSClient, "iq").With("type", "get").With("id", "1").With("from", "a@b/c").With("to", "d")
+		if err != nil || e.String() != want.String() {
+			t.Errorf("%s: %v, %v, want %v", name, e, err, want)
+		}
+		if e, err = r.Next(); err != nil || e.Attr("id") != "2" || len(e.Children) != 1 {
+			t.Errorf("%s: then %v, %v, want the next stanza", name, e, err)
+		}
+	}
+	for name, in := range map[string]string{
+		"bytes":    question + strings.Repeat("<a>", 2*stanza.MaxBytes),
+		"cut":      question + strings.Repeat("<a>", 100),
+		"crossing": question + strings.Repeat("<a>", 100) + "</b>",
+	} {
+		r := xmlstream.NewReader(bufio.NewReader(strings.NewReader(open+in)), 0)
+		r.Prune()
+		if _, err := r.Header(); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := r.Next(); err == nil {
+			t.Errorf("%s: %v, want an error", name, e)
 		}
 	}
 }
