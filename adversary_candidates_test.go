@@ -62,7 +62,8 @@ func TestNeverDialed(t *testing.T) {
 		{at("203.0.113.9:80"), "below 1024", false},
 		{at("203.0.113.9:1023"), "below 1024", false},
 		{dtcp.Candidate{Type: dtcp.Relay, Name: "relay.example", Port: 25}, "below 1024", false},
-		{dtcp.Candidate{Type: dtcp.Proxy, Addr: at("203.0.113.9:4000").Addr, JID: jid.MustParse("proxy.example.org"), SID: "a"}, "no XEP-0065 proxies", false},
+		{dtcp.Candidate{Type: dtcp.Proxy, Addr: at("127.0.0.1:4000").Addr, JID: jid.MustParse("proxy.example.org"), SID: "a"}, "loopback", false},
+		{dtcp.Candidate{Type: dtcp.Proxy, Addr: at("203.0.113.9:4000").Addr, JID: jid.MustParse("proxy.example.org"), SID: "a"}, "", false},
 		{named("loopback.example"), "loopback", false},
 		{named("multicast.example"), "no address of one host", false},
 		{named("own.example"), "at which this end listens", false},
@@ -162,8 +163,8 @@ func TestNeverDialed(t *testing.T) {
 			})
 		}
 	}
-	if told != 69 || dialed != 9 {
-		t.Errorf("%d stories told, and in %d it was dialed; want 69 and 9", told, dialed)
+	if told != 71 || dialed != 11 {
+		t.Errorf("%d stories told, and in %d it was dialed; want 71 and 11", told, dialed)
 	}
 }
 

@@ -132,8 +132,11 @@ func (e *Endpoint) admit(ctx context.Context, r *Request, peer offer) (*session,
 	if !r.Stock && r.Fingerprint == e.fingerprint {
 		return nil, stanza.NewError(stanza.NotAcceptable, ErrOwnFingerprint.Error())
 	}
-	if e.policy(r.From) == RelayOnly {
+	policy := e.policy(r.From)
+	if err := e.awaitOffer(ctx, policy); errors.Is(err, ErrPolicy) {
 		return nil, stanza.NewError(stanza.NotAcceptable, "only relayed streams are accepted, and there is no relay")
+	} else if err != nil {
+		return nil, stanza.NewError(stanza.ServiceUnavailable, "")
 	}
 	if r.Stranger {
 		if err := e.strangerMayHaveMore(r); err != nil {
@@ -145,7 +148,7 @@ func (e *Endpoint) admit(ctx context.Context, r *Request, peer offer) (*session,
 	if !r.Stock {
 		session = &sessionOffer{files: -1, bytes: -1}
 	}
-	s.own = e.offer(s.key, e.Candidates(), session)
+	s.own = e.offer(s, policy, session)
 	if err := e.start(s); err != nil {
 		s.cancel(err)
 		return nil, stanza.NewError(stanza.ServiceUnavailable, "")

@@ -20,7 +20,7 @@ import (
 type attempt struct {
 	s         *session
 	id        int
-	candidate Candidate // dialed
+	candidate Candidate // dialed; or the relay by way of which it came in
 	dialed    bool
 	t         *transport // nil until connected
 
@@ -32,6 +32,9 @@ type attempt struct {
 	refused   bool            // the verdict was refuse; owned by the session's loop
 	err       error           // why it ended; read by the session after died
 }
+
+// relayed reports whether the other end of the connection is a relay's.
+func (a *attempt) relayed() bool { return a.candidate.Type != "" && !a.candidate.Type.direct() }
 
 // maxVerdicts is how many verdicts an attempt can get: proceed, nominate,
 // deliver. The channel holds them all, so that the session never waits.
@@ -62,11 +65,12 @@ func (a *attempt) connect() (c net.Conn, err error) {
 		if remote, err = a.s.e.resolve(a.ctx, a.candidate); err != nil {
 			return nil, err
 		}
-		resolved := a.candidate
-		resolved.Name, resolved.Addr = "", remote
-		if err := a.s.rules.check(resolved); err != nil {
+		if err := a.s.rules.checkResolved(a.candidate, remote); err != nil {
 			return nil, err
 		}
+	}
+	if a.candidate.Type == Proxy { // it is the peer's: the peer is the requester of the bytestream
+		return a.s.e.connectProxy(a.ctx, a.candidate, remote, a.s.peer, a.s.local)
 	}
 	return a.s.e.network.Dial(a.ctx, netip.AddrPort{}, remote)
 }
@@ -432,7 +436,7 @@ func (a *attempt) path() Path {
 	switch {
 	case !a.s.extended():
 		p.Kind = Stock
-	case a.dialed:
+	case a.dialed, a.relayed():
 		p.Kind = a.candidate.Type
 	default:
 		p.Kind = listenerKind(a.s.own.candidates(), p.Local, p.Remote)
@@ -440,7 +444,7 @@ func (a *attempt) path() Path {
 	if a.s.extended() {
 		p.Fingerprint = a.s.peerSession.fingerprint
 	}
-	if !p.Kind.direct() {
+	if a.relayed() {
 		p.Relay = a.candidate.address()
 	}
 	return p

@@ -60,13 +60,13 @@ type Path struct {
 
 // Reasons for which a candidate of the peer's is not dialed.
 var (
-	errUnusable    = errors.New("not dialed: no address of one host")
-	errLoopback    = errors.New("not dialed: a loopback address")
-	errOwnAddress  = errors.New("not dialed: the address at which this end listens")
-	errPort        = errors.New("not dialed: a port below 1024 other than 443")
-	errPrivate     = errors.New("not dialed: a private address of a stranger")
-	errPolicy      = errors.New("not dialed: the path policy forbids it")
-	errUnsupported = errors.New("not dialed: this version knows no XEP-0065 proxies")
+	errUnusable   = errors.New("not dialed: no address of one host")
+	errLoopback   = errors.New("not dialed: a loopback address")
+	errOwnAddress = errors.New("not dialed: the address at which this end listens")
+	errPort       = errors.New("not dialed: a port below 1024 other than 443")
+	errPrivate    = errors.New("not dialed: a private address of a stranger")
+	errPolicy     = errors.New("not dialed: the path policy forbids it")
+	errOtherRelay = errors.New("not dialed: only relayed streams are wanted, and this relay is the peer's, which could run it to learn our address")
 )
 
 // dialRules decide which of a peer's candidates may be dialed (Section 4 of
@@ -77,37 +77,55 @@ type dialRules struct {
 	loopback bool                      // loopback addresses are allowed: we listen at one
 	private  bool                      // private ranges are allowed: the peer is no stranger
 	own      func(netip.AddrPort) bool // reports the listening addresses of this end
+	lent     func(Candidate) bool      // reports the addresses of relays of our own; nil: there are none
 }
 
-// check returns nil if c may be dialed, else the reason why not. A name is
-// checked again when it has been resolved.
+// ours reports whether c is a relay of our own, which no peer has chosen.
+func (r dialRules) ours(c Candidate) bool {
+	return !c.Type.direct() && r.lent != nil && r.lent(c)
+}
+
+// check returns nil if c may be dialed, else the reason why not. What a name
+// means is for checkResolved.
 func (r dialRules) check(c Candidate) error {
 	switch {
-	case c.Type == Proxy:
-		return errUnsupported
-	case r.policy == RelayOnly:
-		return errPolicy // the relay of a peer's choosing would see our address
-	case r.policy == DirectOnly && !c.Type.direct():
+	case r.policy == RelayOnly && c.Type.direct(), r.policy == DirectOnly && !c.Type.direct():
 		return errPolicy
+	case r.policy == RelayOnly && !r.ours(c):
+		return errOtherRelay
 	}
 	port := c.Port
 	if c.Name == "" {
 		port = c.Addr.Port()
 	}
-	if port < 1024 && port != 443 {
+	switch {
+	case r.ours(c):
+		return nil
+	case port < 1024 && port != 443:
 		return errPort
-	}
-	if c.Name != "" {
+	case c.Name != "":
 		return nil
 	}
-	addr := c.Addr.Addr()
+	return r.checkAddr(c.Addr)
+}
+
+// checkResolved is check for the address that a candidate's name means.
+func (r dialRules) checkResolved(c Candidate, at netip.AddrPort) error {
+	if r.ours(c) {
+		return nil
+	}
+	return r.checkAddr(at)
+}
+
+func (r dialRules) checkAddr(at netip.AddrPort) error {
+	addr := at.Addr()
 	switch {
 	case addr.IsUnspecified(), addr.IsMulticast(), addr.IsLinkLocalUnicast(), !addr.IsValid(),
 		thisNetwork.Contains(addr), reserved.Contains(addr):
 		return errUnusable
 	case addr.IsLoopback() && !r.loopback:
 		return errLoopback
-	case r.own(c.Addr):
+	case r.own(at):
 		return errOwnAddress
 	case !r.private && private(addr):
 		return errPrivate

@@ -9,7 +9,12 @@ import (
 // TestDialRules is Section 4 of protocol.md: what is never dialed.
 func TestDialRules(t *testing.T) {
 	own := netip.MustParseAddrPort("192.168.1.5:40000")
-	friend := dialRules{private: true, own: func(a netip.AddrPort) bool { return a == own }}
+	ownRelay := Candidate{Type: Relay, Addr: netip.MustParseAddrPort("127.0.0.1:80")}
+	friend := dialRules{
+		private: true,
+		own:     func(a netip.AddrPort) bool { return a == own },
+		lent:    func(c Candidate) bool { return c == Candidate{Type: c.Type, Addr: ownRelay.Addr} },
+	}
 	stranger, demo, direct, relayed := friend, friend, friend, friend
 	stranger.private, demo.loopback, direct.policy, relayed.policy = false, true, DirectOnly, RelayOnly
 	at := func(s string) Candidate { return Candidate{Type: Host, Addr: netip.MustParseAddrPort(s)} }
@@ -51,9 +56,16 @@ func TestDialRules(t *testing.T) {
 		{stranger, at("203.0.113.7:40000"), nil},
 		{direct, relay, errPolicy},
 		{direct, at("203.0.113.7:40000"), nil},
-		{relayed, relay, errPolicy},
+		{relayed, relay, errOtherRelay},
+		{relayed, ownRelay, nil},
+		{stranger, ownRelay, nil},
+		{direct, ownRelay, errPolicy},
+		{relayed, Candidate{Type: Host, Addr: ownRelay.Addr}, errPolicy},
+		{friend, Candidate{Type: Host, Addr: ownRelay.Addr}, errPort},
 		{relayed, at("203.0.113.7:40000"), errPolicy},
-		{friend, Candidate{Type: Proxy, Addr: netip.MustParseAddrPort("203.0.113.7:7777")}, errUnsupported},
+		{friend, Candidate{Type: Proxy, Addr: netip.MustParseAddrPort("203.0.113.7:7777")}, nil},
+		{friend, Candidate{Type: Proxy, Addr: netip.MustParseAddrPort("127.0.0.1:7777")}, errLoopback},
+		{relayed, Candidate{Type: Proxy, Addr: netip.MustParseAddrPort("203.0.113.7:7777")}, errOtherRelay},
 	}
 	for _, tt := range tests {
 		if got := tt.rules.check(tt.c); !errors.Is(got, tt.want) {

@@ -71,6 +71,14 @@ type Config struct {
 	// that of a port forwarded by hand. Port 0 means the listening port.
 	Public string
 
+	// Relays are the relays, or XEP-0065 proxies, to ask for a lease, the best
+	// first. If nil, those that the user's own server lists are found.
+	Relays []jid.JID
+
+	// NoRelay keeps the Endpoint from looking for relays: it then sends nothing
+	// that was not asked for. Relays of peers are still dialed.
+	NoRelay bool
+
 	// AllowPlain says whether a peer that knows only XEP-0046 may have a stream,
 	// which is encrypted at best and never authenticated. If nil, none may. A
 	// peer that was ever seen to know more is not asked about, but refused.
@@ -89,7 +97,7 @@ type PathPolicy int
 const (
 	Any        PathPolicy = iota // the best there is
 	DirectOnly                   // never through a relay
-	RelayOnly                    // never reveal an address of ours, never dial one of the peer's
+	RelayOnly                    // through a relay of ours alone: reveal no address of ours, dial none of the peer's
 )
 
 // Request is an incoming wish for a stream, as [Config].Allow sees it.

@@ -76,6 +76,7 @@ type state struct {
 	connections []connection
 	gaveUp      bool          // we have said, or it goes without saying, that we dial no more
 	peerGaveUp  bool          // the peer has
+	indirect    bool          // the peer has nothing direct to dial
 	limit       time.Time     // end of trying
 	silence     time.Time     // end of waiting for the answer to a nomination
 	relayReady  time.Time     // when a relay was first ready and no direct path was
@@ -109,6 +110,7 @@ type event struct {
 	targets  []connection  // begun: what we dial, ids and direct set
 	nothing  bool          // begun: the peer offered nothing to dial
 	peerIdle bool          // begun: we offered nothing, so the peer has nothing to dial
+	indirect bool          // begun: we offered nothing but relays
 }
 
 // actionKind says what is to be done.
@@ -275,6 +277,7 @@ func (d *decision) begin(e event) {
 	d.limit = d.now.Add(attemptTime)
 	d.peerGaveUp = d.peerGaveUp || e.peerIdle
 	d.gaveUp = e.nothing // it goes without saying
+	d.indirect = e.indirect
 	for i := range d.connections {
 		if c := &d.connections[i]; c.stage == waiting {
 			c.stage = shaking
@@ -346,7 +349,7 @@ func (d *decision) settle() {
 // types are one class; a relay waits a little for them.
 func (d *decision) choose() {
 	var direct, relayed *connection
-	pending := !d.peerGaveUp
+	pending := !d.peerGaveUp && !d.indirect
 	for i := range d.connections {
 		switch c := &d.connections[i]; {
 		case c.stage == ready && c.direct && direct == nil:

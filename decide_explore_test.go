@@ -16,6 +16,7 @@ import (
 // link is one TCP connection of the world, as far as the deciders can see.
 type link struct {
 	from      role      // who dialed
+	direct    bool      // not by way of a relay
 	id        [2]int    // its number at either side, -1 where unknown
 	open      [2]bool   // the side still holds it
 	up        bool      // the dial succeeded
@@ -33,8 +34,9 @@ type world struct {
 	gone    [2]bool // a give-up is under way to this side
 	fresh   [2]int  // next connection number
 	deaths  int     // how many more times something may go wrong
-	targets [2]int
-	stream  [2]int // the link that carries the stream for this side, -1
+	targets [2]int  // dialed by either side, relays included
+	relays  [2]int  // of these; the last ones
+	stream  [2]int  // the link that carries the stream for this side, -1
 	story   []string
 }
 
@@ -76,7 +78,7 @@ func (w *world) feed(t *testing.T, side role, e event, now time.Time) {
 		i := w.linkOf(side, a.id)
 		switch a.kind {
 		case dial:
-			l := link{from: side, id: [2]int{-1, -1}}
+			l := link{from: side, id: [2]int{-1, -1}, direct: a.id <= w.targets[side]-w.relays[side]}
 			l.id[side], l.open[side] = a.id, true
 			w.links = append(w.links, l)
 		case proceed:
@@ -118,6 +120,12 @@ func (w *world) feed(t *testing.T, side role, e event, now time.Time) {
 	}
 }
 
+// waits reports whether a ready relay waits for direct paths, and nothing else
+// is nominated.
+func (s state) waits() bool {
+	return s.phase == racing && !s.relayReady.IsZero() && s.next().Equal(s.relayUntil())
+}
+
 // steps returns every world that may follow w.
 func (w world) steps(t *testing.T) []world {
 	var next []world
@@ -140,7 +148,12 @@ func (w world) steps(t *testing.T) []world {
 				n.feed(t, side, event{kind: gone}, epoch)
 			})
 		}
-		if at := w.side[side].next(); !at.IsZero() && w.deaths > 0 {
+		if at := w.side[side].next(); !at.IsZero() && w.side[side].waits() {
+			// A relay's wait for direct paths is short, and nothing that went wrong.
+			step(fmt.Sprintf("%d has waited long enough for direct paths", side), func(n *world) {
+				n.feed(t, side, event{kind: tick}, at)
+			})
+		} else if !at.IsZero() && w.deaths > 0 {
 			step(fmt.Sprintf("time passes at %d", side), func(n *world) {
 				n.deaths--
 				n.feed(t, side, event{kind: tick}, at)
@@ -173,7 +186,7 @@ func (w world) linkSteps(t *testing.T, i int, l link, step func(string, func(*wo
 			n.fresh[to]++
 			id := n.fresh[to]
 			n.links[i].id[to], n.links[i].open[to] = id, true
-			n.feed(t, to, event{kind: arrived, id: id, direct: true}, epoch)
+			n.feed(t, to, event{kind: arrived, id: id, direct: l.direct}, epoch)
 		})
 	}
 	if l.open[0] && l.open[1] && l.proceeded[0] && l.proceeded[1] && !l.done {
@@ -211,19 +224,23 @@ func (w world) linkSteps(t *testing.T, i int, l link, step func(string, func(*wo
 
 // begin makes the event that starts a side's dials.
 func (w *world) begin(side role) event {
-	e := event{kind: begun, nothing: w.targets[side] == 0, peerIdle: w.targets[1-side] == 0}
-	for range w.targets[side] {
+	other := 1 - side
+	e := event{
+		kind: begun, nothing: w.targets[side] == 0, peerIdle: w.targets[other] == 0,
+		indirect: w.targets[other] == w.relays[other],
+	}
+	for i := range w.targets[side] {
 		w.fresh[side]++
-		e.targets = append(e.targets, connection{id: w.fresh[side], direct: true})
+		e.targets = append(e.targets, connection{id: w.fresh[side], direct: i < w.targets[side]-w.relays[side]})
 	}
 	return e
 }
 
 // explore visits every world that can follow from the start.
-func explore(t *testing.T, targets [2]int, deaths int) (visited, endings int) {
+func explore(t *testing.T, targets, relays [2]int, deaths int) (visited, endings int) {
 	t.Helper()
 	start := world{
-		side: [2]state{{role: requester}, {role: responder}}, deaths: deaths, targets: targets,
+		side: [2]state{{role: requester}, {role: responder}}, deaths: deaths, targets: targets, relays: relays,
 		stream: [2]int{-1, -1}, result: true,
 	}
 	start.feed(t, responder, start.begin(responder), epoch)
@@ -281,28 +298,39 @@ func (w world) checkEnding(t *testing.T, deaths int) {
 func TestExploreDecide(t *testing.T) {
 	tests := []struct {
 		targets [2]int // dialed by requester and responder
+		relays  [2]int // of these
 		deaths  int
 		atLeast int // worlds: a world that shrinks to nothing checks nothing
 	}{
-		{[2]int{0, 0}, 0, 2},
-		{[2]int{1, 0}, 0, 7},
-		{[2]int{0, 1}, 0, 9},
-		{[2]int{1, 1}, 0, 80},
-		{[2]int{2, 1}, 0, 1000},
-		{[2]int{1, 2}, 0, 1300},
-		{[2]int{1, 0}, 2, 200},
-		{[2]int{0, 1}, 2, 250},
-		{[2]int{1, 1}, 2, 15000},
-		{[2]int{2, 0}, 2, 9000},
-		{[2]int{2, 1}, 1, 10000},
+		{[2]int{0, 0}, [2]int{}, 0, 2},
+		{[2]int{1, 0}, [2]int{}, 0, 7},
+		{[2]int{0, 1}, [2]int{}, 0, 9},
+		{[2]int{1, 1}, [2]int{}, 0, 80},
+		{[2]int{2, 1}, [2]int{}, 0, 1000},
+		{[2]int{1, 2}, [2]int{}, 0, 1300},
+		{[2]int{1, 0}, [2]int{}, 2, 200},
+		{[2]int{0, 1}, [2]int{}, 2, 250},
+		{[2]int{1, 1}, [2]int{}, 2, 15000},
+		{[2]int{2, 0}, [2]int{}, 2, 9000},
+		{[2]int{2, 1}, [2]int{}, 1, 10000},
+		{[2]int{1, 0}, [2]int{1, 0}, 0, 7},
+		{[2]int{0, 1}, [2]int{0, 1}, 0, 9},
+		{[2]int{1, 1}, [2]int{1, 1}, 0, 80},
+		{[2]int{2, 1}, [2]int{1, 0}, 0, 1000},
+		{[2]int{1, 2}, [2]int{0, 1}, 0, 1000},
+		{[2]int{1, 1}, [2]int{1, 0}, 2, 10000},
+		{[2]int{1, 1}, [2]int{0, 1}, 2, 10000},
+		{[2]int{2, 0}, [2]int{1, 0}, 2, 8000},
+		{[2]int{0, 2}, [2]int{0, 1}, 2, 8000},
+		{[2]int{2, 1}, [2]int{1, 1}, 1, 10000},
 	}
 	total := 0
 	for _, tt := range tests {
-		visited, endings := explore(t, tt.targets, tt.deaths)
+		visited, endings := explore(t, tt.targets, tt.relays, tt.deaths)
 		if visited < tt.atLeast || endings == 0 {
-			t.Errorf("targets %v, deaths %d: %d states, %d endings; want at least %d states", tt.targets, tt.deaths, visited, endings, tt.atLeast)
+			t.Errorf("targets %v, relays %v, deaths %d: %d states, %d endings; want at least %d states", tt.targets, tt.relays, tt.deaths, visited, endings, tt.atLeast)
 		}
-		t.Logf("targets %v, deaths %d: %d states, %d endings", tt.targets, tt.deaths, visited, endings)
+		t.Logf("targets %v, relays %v, deaths %d: %d states, %d endings", tt.targets, tt.relays, tt.deaths, visited, endings)
 		total += visited
 	}
 	if total < 10000 || total > 1000000 {

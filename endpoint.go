@@ -43,6 +43,8 @@ type Endpoint struct {
 	ephemeral   bool
 	stockCert   func() (tls.Certificate, error) // for stock peers, who are not to learn the other
 	stop        func()                          // ends the handling of iqs
+	relays      *relays                         // nil: none are wanted
+	ready       chan struct{}                   // closed when the first offer need not wait for more to offer
 
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -64,15 +66,16 @@ type Endpoint struct {
 }
 
 // NewEndpoint makes an Endpoint that signals through s. It binds its listening
-// socket and sends nothing. config may be nil, which is the zero Config; its
-// fields are copied.
+// socket and, in the background, asks the user's own server for a relay; see
+// [Endpoint.Ready]. Nothing else is sent. config may be nil, which is the zero
+// Config; its fields are copied.
 func NewEndpoint(s Signaling, config *Config) (*Endpoint, error) {
 	e := &Endpoint{
 		signaling: s, waiting: make(chan *Conn, maxWaiting),
 		stockCert: sync.OnceValues(NewCertificate),
 		handlers:  map[string]func(*transport){}, sessions: map[*session]struct{}{},
-		released: make(chan struct{}),
-		peers:    map[jid.JID]int{}, extended: map[jid.JID]bool{},
+		released: make(chan struct{}), ready: make(chan struct{}),
+		peers: map[jid.JID]int{}, extended: map[jid.JID]bool{},
 	}
 	if config != nil {
 		e.config = *config
@@ -109,6 +112,7 @@ func NewEndpoint(s Signaling, config *Config) (*Endpoint, error) {
 	// Owned by the Endpoint, ended by the closing of the listener, waited for by Close.
 	go e.acceptLoop()
 	e.stop = s.HandleIQ(queryName, e.handleIQ)
+	e.gather()
 	return e, nil
 }
 
@@ -142,55 +146,20 @@ func (e *Endpoint) Fingerprint() (f Fingerprint, ephemeral bool) { return e.fing
 // Addr returns the listening address.
 func (e *Endpoint) Addr() netip.AddrPort { return addrPort(e.listener.Addr()) }
 
-// Candidates returns what the Endpoint offers at this moment, best first.
-func (e *Endpoint) Candidates() []Candidate {
-	local := e.Addr()
-	var found []Candidate
-	if addr := local.Addr(); addr.IsValid() && !addr.IsUnspecified() {
-		found = append(found, Candidate{Type: Host, Addr: local})
-	} else {
-		addrs, err := e.network.Addrs()
-		if err != nil {
-			addrs = nil // then we can only dial
-		}
-		for _, a := range addrs {
-			found = append(found, Candidate{Type: Host, Addr: netip.AddrPortFrom(a, local.Port())})
-		}
-	}
-	if public := e.public; public.IsValid() {
-		if public.Port() == 0 {
-			public = netip.AddrPortFrom(public.Addr(), local.Port())
-		}
-		known := slices.ContainsFunc(found, func(c Candidate) bool { return c.Addr == public })
-		if !known {
-			found = slices.Insert(found, min(1, len(found)), Candidate{Type: Mapped, Addr: public})
-		}
-	}
-	return found[:min(len(found), maxCandidates)]
-}
-
-// offer makes our half of a negotiation.
-func (e *Endpoint) offer(key string, candidates []Candidate, session *sessionOffer) offer {
-	o := offer{key: key, session: session}
-	for _, c := range candidates[:min(len(candidates), 2)] {
-		o.hosts = append(o.hosts, c.Addr) // the best two
-	}
-	if session != nil {
-		session.fingerprint, session.ephemeral, session.candidates = e.fingerprint, e.ephemeral, candidates
-	}
-	return o
-}
-
 // rules returns what may be dialed of a peer's candidates.
 func (e *Endpoint) rules(policy PathPolicy, stranger bool) dialRules {
 	local := e.Addr()
-	ours := e.Candidates()
+	ours := e.direct()
+	known := e.relays.current()
 	return dialRules{
 		policy:   policy,
 		loopback: local.Addr().IsLoopback(),
 		private:  !stranger,
 		own: func(a netip.AddrPort) bool {
 			return a == local || slices.ContainsFunc(ours, func(c Candidate) bool { return c.Addr == a })
+		},
+		lent: func(c Candidate) bool {
+			return known.lease.lends(c) || c.Type == Proxy && known.proxy != nil && c.address() == known.proxy.host.address()
 		},
 	}
 }
@@ -352,8 +321,8 @@ func (e *Endpoint) DialSummary(ctx context.Context, peer jid.JID, service string
 		return nil, fmt.Errorf("dtcp: %v is this end's own address", peer)
 	}
 	policy := e.policy(peer)
-	if policy == RelayOnly {
-		return nil, fmt.Errorf("dtcp: %v: %w: only relayed streams are wanted, and there is no relay", peer, ErrPolicy)
+	if err := e.awaitOffer(ctx, policy); err != nil {
+		return nil, fmt.Errorf("dtcp: %v: %w", peer, err)
 	}
 	if err := e.reserveInTurn(ctx, peer); errors.Is(err, ErrClosed) {
 		return nil, err
@@ -361,7 +330,7 @@ func (e *Endpoint) DialSummary(ctx context.Context, peer jid.JID, service string
 		return nil, fmt.Errorf("dtcp: %v: %w", peer, err)
 	}
 	s := e.newSession(requester, peer, service)
-	s.own = e.offer(s.key, e.Candidates(), &sessionOffer{service: service, files: files, bytes: bytes})
+	s.own = e.offer(s, policy, &sessionOffer{service: service, files: files, bytes: bytes})
 	if err := e.start(s); err != nil {
 		s.cancel(err)
 		e.release(peer)

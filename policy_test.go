@@ -83,8 +83,8 @@ var layers = map[string]layer{
 	},
 	".": {
 		why:   "any XMPP library can signal, so not package xmpp; it needs addresses and stanzas",
-		may:   "internal/gather internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists",
-		tests: "internal/memnet internal/rendezvous xmpp golang.org/x/net/nettest github.com/google/go-cmp/cmp",
+		may:   "internal/gather internal/socks5 internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists",
+		tests: "internal/memnet internal/relay internal/rendezvous xmpp golang.org/x/net/nettest github.com/google/go-cmp/cmp",
 	},
 	"internal/profile": {
 		why:   "what the tool remembers is fingerprints and addresses, not how streams are made",
@@ -104,6 +104,7 @@ var layers = map[string]layer{
 	},
 	"lab": {
 		why:   "the harness drives programs from outside; only its benchmarks use the library",
+		may:   "golang.org/x/sys/unix",
 		tests: ". xmpp xmpp/jid xmpp/stanza github.com/google/go-cmp/cmp",
 	},
 	"lab/barepeer": {

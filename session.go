@@ -43,8 +43,12 @@ type session struct {
 	cause    error            // why not; set before failed is closed
 	alive    sync.WaitGroup   // attempts
 	attempts map[int]*attempt // owned by run
-	winner   *attempt         // chosen, and not handed over yet; owned by run
-	refusing int              // attempts that still have to answer error; owned by run
+	legs     context.Context  // ends when no further connection is wanted at our relay
+	stopLegs context.CancelFunc
+	lent     relaying // what our offer names of relays
+	indirect bool     // it names nothing else
+	winner   *attempt // chosen, and not handed over yet; owned by run
+	refusing int      // attempts that still have to answer error; owned by run
 
 	// Set by begin, before any attempt proceeds.
 	peerKey     string
@@ -65,6 +69,7 @@ type session struct {
 type input struct {
 	event
 	attempt *attempt // arrived, died
+	failure *Attempt // of what is no attempt yet: a leg at our relay
 }
 
 // maxInputs lets attempts go on without waiting for the loop in all but wild
@@ -79,6 +84,7 @@ func (e *Endpoint) newSession(r role, peer jid.JID, service string) *session {
 		begun: make(chan struct{}), offered: make(chan struct{}), result: make(chan *Conn, 1), attempts: map[int]*attempt{}, verifying: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(e.ctx)
+	s.legs, s.stopLegs = context.WithCancel(s.ctx)
 	if r == requester {
 		close(s.offered) // nothing is said before the answer to it is there
 	}
@@ -103,7 +109,9 @@ func (s *session) begin(peer offer, rules dialRules) {
 	if s.extended() {
 		s.agreed.Features = inForce(s.own.session.features, peer.session.features)
 	}
-	e := event{kind: begun, nothing: len(peer.candidates()) == 0, peerIdle: len(s.own.candidates()) == 0}
+	e := event{
+		kind: begun, nothing: len(peer.candidates()) == 0, peerIdle: len(s.own.candidates()) == 0, indirect: s.indirect,
+	}
 	for _, c := range peer.candidates() {
 		if err := rules.check(c); err != nil {
 			s.skipped = append(s.skipped, Attempt{Candidate: c, Err: err})
@@ -146,12 +154,15 @@ func (s *session) post(in input) {
 
 // accept takes a connection that has named the session's key. It is called on
 // the goroutine that accepted it, which becomes that of the attempt.
-func (s *session) accept(t *transport) {
+func (s *session) accept(t *transport) { s.take(t, Candidate{}) }
+
+// take is accept for a connection that came by way of a relay, if via is one.
+func (s *session) take(t *transport, via Candidate) {
 	a := s.newAttempt(maxCandidates + int(s.arrivals.Add(1)))
-	a.t = t
+	a.t, a.candidate = t, via
 	s.trace.accepted(s.stream, addrPort(t.rec.Conn.RemoteAddr()))
 	select {
-	case s.inputs <- input{event: event{kind: arrived, id: a.id, direct: true}, attempt: a}:
+	case s.inputs <- input{event: event{kind: arrived, id: a.id, direct: !a.relayed()}, attempt: a}:
 		a.acceptKey()
 	case <-s.done:
 		a.cancel()
@@ -164,6 +175,8 @@ func (s *session) accept(t *transport) {
 // decision is final and every attempt has ended, and is waited for by Close.
 func (s *session) run() {
 	defer s.e.forget(s)
+	defer s.stopLegs()
+	s.serve()
 	st := state{role: s.role}
 	timer := time.NewTimer(attemptTime)
 	defer timer.Stop()
@@ -191,6 +204,7 @@ func (s *session) run() {
 		}
 		if st.phase == held {
 			s.e.forgetKey(s) // there is a stream: nobody else has business with the key
+			s.stopLegs()
 		}
 	}
 	s.e.forgetKey(s)
@@ -201,6 +215,9 @@ func (s *session) run() {
 
 // note keeps what the shell needs of an input.
 func (s *session) note(in input) {
+	if in.failure != nil {
+		s.remember(*in.failure)
+	}
 	switch in.kind {
 	case begun:
 		close(s.begun)
@@ -227,17 +244,45 @@ func (s *session) note(in input) {
 			return
 		}
 		failure := Attempt{Candidate: a.candidate, Err: a.err}
-		if !a.dialed {
+		switch {
+		case a.dialed:
+		case a.relayed():
+			failure.Ours, failure.Err = true, fmt.Errorf("a connection through it: %w", a.err)
+		default:
 			local := addrPort(a.t.rec.Conn.LocalAddr())
 			remote := addrPort(a.t.rec.Conn.RemoteAddr())
 			failure.Candidate = Candidate{Type: listenerKind(s.own.candidates(), local, remote), Addr: local}
 			failure.Ours, failure.Err = true, fmt.Errorf("connection from %v: %w", remote, a.err)
 		}
-		if len(s.failures) < maxFailures {
-			s.failures = append(s.failures, failure)
-		}
-		s.trace.failed(s.stream, failure.Candidate, failure.Err)
+		s.remember(failure)
 	}
+}
+
+// remember keeps what became of a candidate.
+func (s *session) remember(failure Attempt) {
+	if len(s.failures) < maxFailures {
+		s.failures = append(s.failures, failure)
+	}
+	s.trace.failed(s.stream, failure.Candidate, failure.Err)
+}
+
+// serve has our relay, or proxy, wait for the peer, if the offer names one.
+func (s *session) serve() {
+	var wait func()
+	switch l, p := s.lent.lease, s.lent.proxy; {
+	case l != nil:
+		wait = func() { s.serveRelay(l) }
+	case p != nil:
+		wait = func() { s.serveProxy(p, p.candidates(s.key)[0]) }
+	default:
+		return
+	}
+	s.alive.Add(1)
+	// Owned by the session, ended by stopLegs, waited for by run.
+	go func() {
+		defer s.alive.Done()
+		wait()
+	}()
 }
 
 // maxFailures bounds what a stranger who has the key can make an error say.

@@ -60,6 +60,7 @@ type options struct {
 	ipv6      bool                                                  // nobody has an IPv4 address
 	config    func(*peer)                                           // changes the configuration of an Endpoint
 	intercept func(from jid.JID, e stanza.Element) []stanza.Element // has the server lie
+	relay     bool                                                  // the server has a relay; see relay_test.go
 	noServer  bool                                                  // a switchboard in its place, for what is told often
 }
 
@@ -91,6 +92,7 @@ func story(t *testing.T, o options, f func(w *world)) {
 			p.config = dtcp.Config{
 				Network: p.host,
 				Allow:   func(context.Context, *dtcp.Request) error { return nil },
+				NoRelay: !o.relay,
 			}
 			if o.config != nil {
 				o.config(p)

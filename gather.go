@@ -1,0 +1,145 @@
+package dtcp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// This file is what an Endpoint offers to be dialed at, and how it comes by it.
+
+// gatherTime is how long the first offer waits for what is gathered (design.md,
+// "Traps").
+const gatherTime = time.Second
+
+// gather begins to look for what else can be offered than our own addresses.
+func (e *Endpoint) gather() {
+	if e.config.NoRelay {
+		close(e.ready)
+		return
+	}
+	e.relays = newRelays(e.signaling, e.config.Relays)
+	e.relays.resolve = func(ctx context.Context, c Candidate) netip.AddrPort {
+		if c.Name == "" {
+			return c.Addr
+		}
+		at, _ := e.resolve(ctx, c) // tried again when it is dialed
+		return at
+	}
+	e.tasks.Add(2)
+	// Owned by the Endpoint, ended by its context, waited for by Close.
+	go func() {
+		defer e.tasks.Done()
+		e.relays.run(e.ctx)
+	}()
+	go func() {
+		defer e.tasks.Done()
+		defer close(e.ready)
+		ctx, cancel := context.WithTimeout(e.ctx, gatherTime)
+		defer cancel()
+		e.relays.await(ctx)
+	}()
+}
+
+// Ready returns a channel that is closed when all that can be offered has been
+// gathered, or a second after [NewEndpoint]. Dial and the answers to requests
+// wait for it.
+func (e *Endpoint) Ready() <-chan struct{} { return e.ready }
+
+// Candidates returns what the Endpoint offers at this moment, best first; of a
+// relay only an address that a lease is there for.
+func (e *Endpoint) Candidates() []Candidate {
+	return e.candidates(Any, e.relays.current(), "")
+}
+
+// candidates returns what is offered under a policy, of relays what is known of
+// them, to a session with this key.
+func (e *Endpoint) candidates(p PathPolicy, known relaying, key string) []Candidate {
+	var relayed, direct []Candidate
+	if p != DirectOnly {
+		relayed = append(known.lease.candidates(), known.proxy.candidates(key)...)
+	}
+	if p != RelayOnly {
+		direct = e.direct()
+		direct = direct[:min(len(direct), maxCandidates-len(relayed))]
+	}
+	return append(direct, relayed...)
+}
+
+// direct returns the addresses at which we can be dialed ourselves.
+func (e *Endpoint) direct() []Candidate {
+	local := e.Addr()
+	var found []Candidate
+	if addr := local.Addr(); addr.IsValid() && !addr.IsUnspecified() {
+		found = append(found, Candidate{Type: Host, Addr: local})
+	} else {
+		addrs, err := e.network.Addrs()
+		if err != nil {
+			addrs = nil // then we can only dial
+		}
+		for _, a := range addrs {
+			found = append(found, Candidate{Type: Host, Addr: netip.AddrPortFrom(a, local.Port())})
+		}
+	}
+	if public := e.public; public.IsValid() {
+		if public.Port() == 0 {
+			public = netip.AddrPortFrom(public.Addr(), local.Port())
+		}
+		known := slices.ContainsFunc(found, func(c Candidate) bool { return c.Addr == public })
+		if !known {
+			found = slices.Insert(found, min(1, len(found)), Candidate{Type: Mapped, Addr: public})
+		}
+	}
+	return found
+}
+
+// offer makes our half of a negotiation. session is nil if the peer is a stock
+// one.
+func (e *Endpoint) offer(s *session, p PathPolicy, session *sessionOffer) offer {
+	if p != DirectOnly {
+		s.lent = e.relays.current()
+	}
+	if session == nil {
+		s.lent.proxy = nil // of which stock peers know nothing
+	}
+	candidates := e.candidates(p, s.lent, s.key)
+	o := offer{key: s.key, session: session}
+	s.indirect = true
+	for _, c := range candidates {
+		if c.Type.direct() {
+			s.indirect = false
+			if len(o.hosts) < maxHosts-1 {
+				o.hosts = append(o.hosts, c.Addr) // the best two
+			}
+		}
+	}
+	if relay, ok := s.lent.lease.literal(); ok {
+		o.hosts = append(o.hosts, relay)
+	}
+	if session != nil {
+		session.fingerprint, session.ephemeral, session.candidates = e.fingerprint, e.ephemeral, candidates
+	}
+	return o
+}
+
+// awaitOffer waits until there is what to offer under a policy.
+func (e *Endpoint) awaitOffer(ctx context.Context, policy PathPolicy) error {
+	select {
+	case <-e.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if policy != RelayOnly {
+		return nil
+	}
+	known := e.relays.await(ctx)
+	switch {
+	case known.lease != nil, known.proxy != nil:
+		return nil
+	case known.err != nil:
+		return fmt.Errorf("%w: only relayed streams are wanted, and our relay lends us nothing: %w", ErrPolicy, known.err)
+	}
+	return fmt.Errorf("%w: only relayed streams are wanted, and there is no relay: our server lists none", ErrPolicy)
+}

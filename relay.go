@@ -1,0 +1,267 @@
+package dtcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
+)
+
+// This file finds the relay of our own server and keeps a lease with it, or, if
+// there is none, finds an XEP-0065 proxy; in the background, ahead of sessions.
+
+// Namespaces by which they are found (XEP-0030, XEP-0065).
+const (
+	nsInfo        = "http://jabber.org/protocol/disco#info"
+	nsItems       = "http://jabber.org/protocol/disco#items"
+	nsBytestreams = "http://jabber.org/protocol/bytestreams"
+)
+
+// Bounds of the search.
+const (
+	maxItems     = 32               // entities of our server that are asked what they are
+	lookTime     = 10 * time.Second // for the whole
+	refusedPause = 10 * time.Minute // before who refused us, or has nothing, is asked again
+	retryMin     = 2 * time.Second  // after what may be temporary; doubles
+	retryMax     = 5 * time.Minute
+	proxyLife    = time.Hour // before the addresses of a proxy are asked for again
+)
+
+// relaying is what is known of relays at one moment. Values are never changed.
+type relaying struct {
+	lease *lease        // nil: none
+	proxy *proxyService // looked for only where there is no lease; nil: none
+	err   error         // why there is no lease, or no newer one; nil: nobody lends
+}
+
+// relays keeps an Endpoint's lease.
+//
+//	looking ──lease──▶ leased ──half its life──▶ renewing ──▶ leased
+//	   ▲  └─none, refused: after 10 minutes─┐        │
+//	   └────────── failed, over, refused ───┴────────┘
+type relays struct {
+	signaling Signaling
+	named     []jid.JID // asked in place of those of our server; nil: find them
+	resolve   func(context.Context, Candidate) netip.AddrPort
+	stale     chan *lease   // a relay has refused it
+	looked    chan struct{} // closed when the first search is over
+
+	mu      sync.Mutex
+	known   relaying
+	changed chan struct{} // closed when known changes
+}
+
+func newRelays(s Signaling, named []jid.JID) *relays {
+	return &relays{signaling: s, named: named, stale: make(chan *lease, 1), looked: make(chan struct{}), changed: make(chan struct{})}
+}
+
+// run searches and renews until ctx ends.
+func (r *relays) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	retry := retryMin
+	for first := true; ; {
+		select {
+		case <-timer.C:
+		case l := <-r.stale:
+			if l != r.current().lease {
+				continue // it is gone already
+			}
+			r.set(relaying{})
+		case <-ctx.Done():
+			return
+		}
+		found := r.look(ctx, r.current().lease)
+		r.set(found)
+		if first {
+			first = false
+			close(r.looked)
+		}
+		pause := refusedPause
+		switch {
+		case found.err != nil && !permanentRefusal(found.err):
+			pause, retry = retry, min(2*retry, retryMax)
+		case found.lease != nil:
+			pause, retry = found.lease.life/2, retryMin
+		case found.proxy != nil:
+			pause, retry = proxyLife, retryMin
+		}
+		timer.Reset(pause)
+	}
+}
+
+// permanentRefusal reports whether asking again soon is of no use.
+func permanentRefusal(err error) bool {
+	var refused *stanza.Error
+	return errors.As(err, &refused) && slices.Contains([]string{
+		stanza.Forbidden, stanza.NotAllowed, stanza.NotAuthorized, stanza.PolicyViolation, stanza.NotAcceptable,
+		stanza.ServiceUnavailable, stanza.FeatureNotImplemented, stanza.ItemNotFound,
+	}, refused.Condition)
+}
+
+func (r *relays) set(k relaying) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known = k
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// current returns what is known now, and nothing if r is nil.
+func (r *relays) current() relaying {
+	if r == nil {
+		return relaying{}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.known.lease; l != nil && !time.Now().Before(l.ends) {
+		return relaying{err: errLeaseOver}
+	}
+	return r.known
+}
+
+var errLeaseOver = errors.New("the lease is over, and was not renewed")
+
+// await returns what is known when the first search is over.
+func (r *relays) await(ctx context.Context) relaying {
+	if r == nil {
+		return relaying{}
+	}
+	select {
+	case <-r.looked:
+	case <-ctx.Done():
+	}
+	return r.current()
+}
+
+// after returns the lease that takes the place of one that the relay no longer
+// honours.
+func (r *relays) after(ctx context.Context, refused *lease) (*lease, error) {
+	select {
+	case r.stale <- refused:
+	default: // it is being dealt with
+	}
+	for {
+		r.mu.Lock()
+		known, changed := r.known, r.changed
+		r.mu.Unlock()
+		if known.lease != nil && known.lease != refused {
+			return known.lease, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// look renews a lease or finds another.
+func (r *relays) look(ctx context.Context, old *lease) relaying {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	if old != nil {
+		l, err := r.ask(ctx, old.relay)
+		if err == nil {
+			return relaying{lease: l}
+		}
+		if !permanentRefusal(err) {
+			return relaying{lease: old, err: err}
+		}
+	}
+	entities, err := r.entities(ctx)
+	if err != nil {
+		return relaying{err: err}
+	}
+	kinds := make([]map[string]bool, len(entities))
+	var asked sync.WaitGroup
+	for i, entity := range entities {
+		// Owned and waited for by this call; ctx ends it.
+		asked.Go(func() { kinds[i] = r.proxyKinds(ctx, entity) })
+	}
+	asked.Wait()
+	var found relaying
+	for i, entity := range entities {
+		if !kinds[i]["dtcp"] {
+			continue
+		}
+		l, err := r.ask(ctx, entity)
+		if err == nil {
+			return relaying{lease: l}
+		}
+		found.err = errors.Join(found.err, fmt.Errorf("%v: %w", entity, err))
+	}
+	for i, entity := range entities {
+		if kinds[i]["bytestreams"] && !kinds[i]["dtcp"] {
+			if found.proxy = r.askProxy(ctx, entity); found.proxy != nil {
+				break
+			}
+		}
+	}
+	return found
+}
+
+// entities returns whom to ask: those named, or what our server lists
+// (XEP-0030, 4).
+func (r *relays) entities(ctx context.Context) ([]jid.JID, error) {
+	if r.named != nil {
+		return r.named, nil
+	}
+	server, err := jid.New("", r.signaling.LocalAddr().Domain(), "")
+	if err != nil {
+		return nil, err
+	}
+	answer, err := r.signaling.RoundTrip(ctx, stanza.IQ{
+		Header: stanza.Header{To: server}, Type: stanza.Get, Payload: stanza.New(nsItems, "query"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("asking %v for its services: %w", server, err)
+	}
+	var found []jid.JID
+	for _, item := range answer.Payload.All(nsItems, "item") {
+		if j, err := jid.Parse(item.Attr("jid")); err == nil && j.Local() == "" && len(found) < maxItems {
+			found = append(found, j)
+		}
+	}
+	return found, nil
+}
+
+// proxyKinds returns the types of the identities of category proxy that an
+// entity has.
+func (r *relays) proxyKinds(ctx context.Context, entity jid.JID) map[string]bool {
+	answer, err := r.signaling.RoundTrip(ctx, stanza.IQ{
+		Header: stanza.Header{To: entity}, Type: stanza.Get, Payload: stanza.New(nsInfo, "query"),
+	})
+	if err != nil {
+		return nil // a service that is down is none
+	}
+	kinds := map[string]bool{}
+	for _, identity := range answer.Payload.All(nsInfo, "identity") {
+		if identity.Attr("category") == "proxy" {
+			kinds[identity.Attr("type")] = true
+		}
+	}
+	return kinds
+}
+
+// ask asks a relay for a lease.
+func (r *relays) ask(ctx context.Context, relay jid.JID) (*lease, error) {
+	answer, err := r.signaling.RoundTrip(ctx, leaseRequest(relay))
+	if err != nil {
+		return nil, err
+	}
+	l, err := parseLease(answer.Payload, relay, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	for i, h := range l.hosts {
+		l.hosts[i].at = r.resolve(ctx, h.Candidate)
+	}
+	return l, nil
+}
