@@ -125,6 +125,18 @@ func TestComponent(t *testing.T) {
 		if a := <-done; !a.Payload.Is("u:q", "yes") {
 			t.Errorf("answer %v", a)
 		}
+		// It may take everything, and the particular goes before the general.
+		all := make(chan stanza.IQ, 1)
+		stop := s.HandleIQ(xml.Name{}, func(q stanza.IQ) { all <- q })
+		p.send("<iq type='get' id='2' from='%s' to='%s'><ping xmlns='urn:xmpp:ping'/></iq>", juliet, relay)
+		if q := <-all; !q.Payload.Is(nsPing, "ping") {
+			t.Errorf("asked %v", q)
+		}
+		p.send("<iq type='get' id='3' from='%s' to='%s'><q xmlns='u:q'/></iq>", juliet, relay)
+		if q := <-got; q.ID != "3" {
+			t.Errorf("asked %v", q)
+		}
+		stop()
 		p.farewell(s)
 		if strings.Contains(shown.String(), "s3kr1t") || !strings.Contains(shown.String(), "<handshake>[hidden]</handshake>") {
 			t.Errorf("the trace shows %s", shown.String())

@@ -152,7 +152,8 @@ func (s *Session) send(ctx context.Context, e stanza.Element) (*stream, error) {
 // or somebody on its behalf must answer by Send; results and errors that answer
 // no request of ours. It holds across logins until stop, which does not wait for
 // a call of h that is under way. h runs on the read loop and must not block; Send
-// and RoundTrip do. Of several handlers of one payload the newest is called.
+// and RoundTrip do. Of several handlers of one payload the newest is called; one
+// of the zero name gets what has no other, also what this package would answer.
 // Questions that nobody handles are answered by service-unavailable (RFC 6120,
 // 8.4).
 func (s *Session) HandleIQ(payload xml.Name, h func(stanza.IQ)) (stop func()) {
@@ -174,6 +175,9 @@ func (s *Session) HandleIQ(payload xml.Name, h func(stanza.IQ)) (stop func()) {
 func (s *Session) handle(q stanza.IQ) bool {
 	s.mu.Lock()
 	entries := s.handlers[q.Payload.Name]
+	if len(entries) == 0 {
+		entries = s.handlers[xml.Name{}]
+	}
 	var h func(stanza.IQ)
 	if len(entries) > 0 && !q.Payload.IsZero() {
 		h = entries[len(entries)-1].h
