@@ -62,9 +62,11 @@ func (a *attempt) dialCandidate() {
 func (a *attempt) connect() (c net.Conn, err error) {
 	remote := a.candidate.Addr
 	if a.candidate.Name != "" {
-		if remote, err = a.s.e.resolve(a.ctx, a.candidate); err != nil {
+		addrs, err := a.s.e.resolve(a.ctx, a.candidate)
+		if err != nil {
 			return nil, err
 		}
+		remote = addrs[0]
 		if err := a.s.rules.checkResolved(a.candidate, remote); err != nil {
 			return nil, err
 		}

@@ -171,8 +171,12 @@ func (e *Endpoint) policy(peer jid.JID) PathPolicy {
 	return e.config.Paths(peer)
 }
 
-// resolve finds the address of a relay or proxy that is given by name.
-func (e *Endpoint) resolve(ctx context.Context, c Candidate) (netip.AddrPort, error) {
+// maxAddrs is how many addresses of a name are tried.
+const maxAddrs = 4
+
+// resolve finds the addresses of a relay or proxy that is given by name: one at
+// least, and not more than maxAddrs.
+func (e *Endpoint) resolve(ctx context.Context, c Candidate) ([]netip.AddrPort, error) {
 	lookup := net.DefaultResolver.LookupNetIP
 	if r, ok := e.network.(interface {
 		LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
@@ -181,12 +185,16 @@ func (e *Endpoint) resolve(ctx context.Context, c Candidate) (netip.AddrPort, er
 	}
 	addrs, err := lookup(ctx, "ip", strings.TrimSuffix(c.Name, "."))
 	if err != nil {
-		return netip.AddrPort{}, err
+		return nil, err
 	}
 	if len(addrs) == 0 {
-		return netip.AddrPort{}, fmt.Errorf("%s has no address", c.Name)
+		return nil, fmt.Errorf("%s has no address", c.Name)
 	}
-	return netip.AddrPortFrom(addrs[0].Unmap(), c.Port), nil
+	var found []netip.AddrPort
+	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
+		found = append(found, netip.AddrPortFrom(a.Unmap(), c.Port))
+	}
+	return found, nil
 }
 
 // nextStream makes the name of a stream.

@@ -21,13 +21,7 @@ func (e *Endpoint) gather() {
 		return
 	}
 	e.relays = newRelays(e.signaling, e.config.Relays)
-	e.relays.resolve = func(ctx context.Context, c Candidate) netip.AddrPort {
-		if c.Name == "" {
-			return c.Addr
-		}
-		at, _ := e.resolve(ctx, c) // tried again when it is dialed
-		return at
-	}
+	e.relays.resolve = e.resolve
 	e.tasks.Add(2)
 	// Owned by the Endpoint, ended by its context, waited for by Close.
 	go func() {

@@ -39,9 +39,16 @@ type lease struct {
 
 // leaseHost is one address of the relay; all are of one node.
 type leaseHost struct {
-	Candidate                // of type Relay
-	at        netip.AddrPort // what its name means here, if it has one and that is known
-	pin       Fingerprint    // of the certificate with which it also speaks TLS; zero: it does not
+	Candidate                  // of type Relay
+	at        []netip.AddrPort // where that is; empty if its name could not be resolved
+	pin       Fingerprint      // of the certificate with which it also speaks TLS; zero: it does not
+}
+
+// way is one way to reach the relay.
+type way struct {
+	host leaseHost
+	at   netip.AddrPort // not valid: the name is to be resolved
+	tls  bool
 }
 
 func leaseRequest(relay jid.JID) stanza.IQ {
@@ -79,7 +86,10 @@ func parseLease(e stanza.Element, relay jid.JID, now time.Time) (*lease, error) 
 		if !ok {
 			continue
 		}
-		host := leaseHost{Candidate: c, at: c.Addr}
+		host := leaseHost{Candidate: c}
+		if c.Name == "" {
+			host.at = []netip.AddrPort{c.Addr}
+		}
 		if tls := h.Attr("tls"); tls == "1" || tls == "true" {
 			if host.pin, err = ParseFingerprint(h.Attr("fingerprint")); err != nil {
 				continue // without a pin TLS there is with anybody
@@ -124,8 +134,10 @@ func (l *lease) literal() (netip.AddrPort, bool) {
 	}
 	var found netip.AddrPort
 	for _, h := range l.hosts {
-		if h.at.IsValid() && (!found.IsValid() || found.Addr().Is6() && h.at.Addr().Is4()) {
-			found = h.at
+		for _, at := range h.at {
+			if !found.IsValid() || found.Addr().Is6() && at.Addr().Is4() {
+				found = at
+			}
 		}
 	}
 	return found, found.IsValid()
@@ -134,8 +146,27 @@ func (l *lease) literal() (netip.AddrPort, bool) {
 // lends reports whether a candidate is an address of the lease.
 func (l *lease) lends(c Candidate) bool {
 	return l != nil && slices.ContainsFunc(l.hosts, func(h leaseHost) bool {
-		return c.Name != "" && strings.EqualFold(h.Name, c.Name) && h.Port == c.Port || c.Name == "" && h.at == c.Addr
+		return c.Name != "" && strings.EqualFold(h.Name, c.Name) && h.Port == c.Port || c.Name == "" && slices.Contains(h.at, c.Addr)
 	})
+}
+
+// ways returns how the relay can be reached, in the order in which that is
+// tried: as it stands, then inside TLS, for networks that let nothing else pass.
+func (l *lease) ways() []way {
+	var plain, secured []way
+	for _, h := range l.hosts {
+		at := h.at
+		if len(at) == 0 {
+			at = []netip.AddrPort{{}}
+		}
+		for _, a := range at {
+			plain = append(plain, way{h, a, false})
+			if !h.pin.IsZero() {
+				secured = append(secured, way{h, a, true})
+			}
+		}
+	}
+	return append(plain, secured...)
 }
 
 // RelayError says that a relay refused to serve us.

@@ -38,8 +38,8 @@ func TestParseLease(t *testing.T) {
 		offered = append(offered, c.String())
 	}
 	for _, w := range l.ways() {
-		s := w.address()
-		if !w.pin.IsZero() {
+		s := w.host.address()
+		if w.tls {
 			s += " in TLS"
 		}
 		ways = append(ways, s)

@@ -118,12 +118,12 @@ func (e *Endpoint) openLeg(ctx context.Context, l *lease, claim wire.Line) (*tra
 	defer cancel()
 	type opened struct {
 		t   *transport
-		via leaseHost
+		via way
 		err error
 	}
 	ways := l.ways()
 	results := make(chan opened, len(ways))
-	start := func(w leaseHost) {
+	start := func(w way) {
 		e.tasks.Add(1)
 		// Owned by the Endpoint, ended by ctx, waited for by Close; who comes too
 		// late closes what it has opened.
@@ -153,7 +153,7 @@ func (e *Endpoint) openLeg(ctx context.Context, l *lease, claim wire.Line) (*tra
 						_ = late.t.rec.abort()
 					}
 				}
-				return r.t, r.via.Candidate, nil
+				return r.t, r.via.host.Candidate, nil
 			}
 			failed = append(failed, r.err)
 			var refused *RelayError
@@ -164,34 +164,22 @@ func (e *Endpoint) openLeg(ctx context.Context, l *lease, claim wire.Line) (*tra
 						_ = late.t.rec.abort()
 					}
 				}
-				return nil, r.via.Candidate, r.err
+				return nil, r.via.host.Candidate, r.err
 			}
 			next.Reset(0)
 		}
 	}
 }
 
-// ways returns how the relay can be reached, in the order in which that is
-// tried: as it stands, then inside TLS, for networks that let nothing else pass.
-func (l *lease) ways() []leaseHost {
-	var plain, secured []leaseHost
-	for _, h := range l.hosts {
-		if !h.pin.IsZero() {
-			secured = append(secured, h)
-		}
-		h.pin = Fingerprint{}
-		plain = append(plain, h)
-	}
-	return append(plain, secured...)
-}
-
 // openWay opens a leg in one way.
-func (e *Endpoint) openWay(ctx context.Context, l *lease, h leaseHost, claim wire.Line) (t *transport, err error) {
-	at := h.at
+func (e *Endpoint) openWay(ctx context.Context, l *lease, w way, claim wire.Line) (t *transport, err error) {
+	at := w.at
 	if !at.IsValid() {
-		if at, err = e.resolve(ctx, h.Candidate); err != nil {
+		addrs, err := e.resolve(ctx, w.host.Candidate)
+		if err != nil {
 			return nil, err
 		}
+		at = addrs[0]
 	}
 	c, err := e.network.Dial(ctx, netip.AddrPort{}, at)
 	if err != nil {
@@ -207,8 +195,8 @@ func (e *Endpoint) openWay(ctx context.Context, l *lease, h leaseHost, claim wir
 			t = nil
 		}
 	}()
-	if !h.pin.IsZero() {
-		secured := tls.Client(c, relayTLS(h))
+	if w.tls {
+		secured := tls.Client(c, relayTLS(w.host))
 		if err := secured.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}

@@ -101,9 +101,11 @@ func (s *session) activate(ctx context.Context, p *proxyService) error {
 func (e *Endpoint) connectProxy(ctx context.Context, c Candidate, at netip.AddrPort, owner, other jid.JID) (conn net.Conn, err error) {
 	if !at.IsValid() {
 		if at = c.Addr; c.Name != "" {
-			if at, err = e.resolve(ctx, c); err != nil {
+			addrs, err := e.resolve(ctx, c)
+			if err != nil {
 				return nil, err
 			}
+			at = addrs[0]
 		}
 	}
 	if conn, err = e.network.Dial(ctx, netip.AddrPort{}, at); err != nil {

@@ -48,7 +48,7 @@ type relaying struct {
 type relays struct {
 	signaling Signaling
 	named     []jid.JID // asked in place of those of our server; nil: find them
-	resolve   func(context.Context, Candidate) netip.AddrPort
+	resolve   func(context.Context, Candidate) ([]netip.AddrPort, error)
 	stale     chan *lease   // a relay has refused it
 	looked    chan struct{} // closed when the first search is over
 
@@ -261,7 +261,9 @@ func (r *relays) ask(ctx context.Context, relay jid.JID) (*lease, error) {
 		return nil, err
 	}
 	for i, h := range l.hosts {
-		l.hosts[i].at = r.resolve(ctx, h.Candidate)
+		if h.Name != "" {
+			l.hosts[i].at, _ = r.resolve(ctx, h.Candidate) // if not now, then when it is dialed
+		}
 	}
 	return l, nil
 }
