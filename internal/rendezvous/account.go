@@ -48,6 +48,22 @@ func (s *Server) SetAccount(name, password string) error {
 	if err != nil {
 		return fmt.Errorf("rendezvous: %w", err)
 	}
+	return s.setKeys(bare, k)
+}
+
+// SetCredentials is SetAccount with what was kept of a password.
+func (s *Server) SetCredentials(name string, c Credentials) error {
+	bare, err := jid.New(name, s.domain.Domain(), "")
+	switch {
+	case err != nil:
+		return fmt.Errorf("rendezvous: %w", err)
+	case bare.Local() == "" || c.keys.sha1.Iters == 0:
+		return errors.New("rendezvous: an account needs a name and credentials")
+	}
+	return s.setKeys(bare, c.keys)
+}
+
+func (s *Server) setKeys(bare jid.JID, k keys) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a := s.accounts[bare.Local()]; a != nil {

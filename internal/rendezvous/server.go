@@ -69,6 +69,14 @@ type Config struct {
 	Trace *Trace
 }
 
+// Bounds of the cost of SCRAM keys: RFC 7677, 4, and what a client would have
+// to compute at most.
+const (
+	defaultIterations = 10000
+	minIterations     = 4096
+	maxIterations     = 1000000
+)
+
 // Trace holds functions that a server calls as things happen; each may be nil.
 // They are called by the goroutine of the stream concerned, so by several at
 // once, with no lock held.
@@ -121,8 +129,8 @@ func New(c Config) (*Server, error) {
 	case len(c.Certificate.Certificate) == 0:
 		return nil, errors.New("rendezvous: no certificate")
 	case c.Iterations == 0:
-		c.Iterations = 10000
-	case c.Iterations < 4096:
+		c.Iterations = defaultIterations
+	case c.Iterations < minIterations:
 		return nil, fmt.Errorf("rendezvous: %d iterations are too few", c.Iterations)
 	}
 	if c.Certificate.Leaf == nil {
