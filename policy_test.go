@@ -77,13 +77,19 @@ var layers = map[string]layer{
 			"golang.org/x/sys/unix golang.org/x/time/rate",
 		tests: "internal/memnet",
 	},
+	"internal/pump": {
+		why:   "bytes between two connections, whatever they mean: the operating system alone",
+		may:   "golang.org/x/sys/unix",
+		tests: "internal/memnet",
+	},
 	"internal/memnet": {
 		why:   "an internet knows nothing of what runs on it",
 		tests: "golang.org/x/net/nettest",
 	},
 	".": {
 		why:   "any XMPP library can signal, so not package xmpp; it needs addresses and stanzas",
-		may:   "internal/gather internal/socks5 internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists",
+		may:   "internal/gather internal/socks5 internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists " +
+			"golang.org/x/sys/unix golang.org/x/sys/windows",
 		tests: "internal/memnet internal/relay internal/rendezvous xmpp golang.org/x/net/nettest github.com/google/go-cmp/cmp",
 	},
 	"internal/profile": {

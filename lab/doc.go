@@ -8,6 +8,11 @@
 // ends them, with everything they started, when the test ends. Nothing outside
 // the temporary folder is read or written, and no packet leaves the machine.
 //
+// For what depends on the network between two machines it makes an internet of
+// network namespaces: hosts behind NATs and firewalls of every kind, with a
+// delay between them ([NewWorld], [Places]). Its addresses look public; nothing
+// of it is connected to the machine's own network.
+//
 // The tests that use it run only when they are asked for:
 //
 //	go test ./lab -lab -v          the stories, minutes

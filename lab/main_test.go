@@ -61,6 +61,10 @@ func runLab(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, "lab:", err)
 			return 1
 		}
+		// What runs in parallel here waits for others, most of the time.
+		if err := flag.Set("test.parallel", "16"); err != nil {
+			panic(err)
+		}
 		return m.Run()
 	}
 	dir, err := os.MkdirTemp("", "dtcp-lab")

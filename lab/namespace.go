@@ -20,7 +20,8 @@ func Inside() bool { return os.Getenv(insideVariable) != "" }
 // Reenter runs this program once more, with the same arguments and the further
 // environment, in a network namespace of its own that has nothing but loopback,
 // and returns its exit status. There no packet can leave the machine, every
-// port is free, and firewall rules are nobody else's. It needs root.
+// port is free, and firewall rules are nobody else's. What it mounts is its own
+// too. It needs root.
 func Reenter(environment ...string) (int, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -29,7 +30,12 @@ func Reenter(environment ...string) (int, error) {
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(append(os.Environ(), environment...), insideVariable+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET,
+		// Not cloned: package syscall makes the mounts private after an unshare only.
+		Unshareflags: syscall.CLONE_NEWNS,
+		Pdeathsig:    syscall.SIGKILL,
+	}
 	err = cmd.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

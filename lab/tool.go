@@ -33,6 +33,7 @@ var Tools = []Tool{
 	{"sha256sum", "coreutils"},
 	{"ip", "iproute2"},
 	{"nft", "nftables"},
+	{"miniupnpd", "miniupnpd"},
 }
 
 // path finds the program of that name, which must be in [Tools]. It fails the
