@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dtcp-relay/dtcp/internal/wire"
@@ -73,6 +74,9 @@ func (a *attempt) connect() (c net.Conn, err error) {
 	}
 	if a.candidate.Type == Proxy { // it is the peer's: the peer is the requester of the bytestream
 		return a.s.e.connectProxy(a.ctx, a.candidate, remote, a.s.peer, a.s.local)
+	}
+	if slices.Contains(a.s.holes, a.candidate) {
+		return a.punch(remote)
 	}
 	return a.s.e.network.Dial(a.ctx, netip.AddrPort{}, remote)
 }
@@ -429,22 +433,27 @@ func (a *attempt) stockDialer() error {
 	return a.wait(deliver, attemptTime)
 }
 
+// kind returns the type of the listener's candidate.
+func (a *attempt) kind(local, remote netip.AddrPort) CandidateType {
+	switch {
+	case a.dialed, a.relayed():
+		return a.candidate.Type
+	case a.t.port != nil:
+		return Reflexive
+	}
+	return listenerKind(a.s.own.candidates(), local, remote)
+}
+
 // path describes the connection.
 func (a *attempt) path() Path {
 	p := Path{
 		Dialed: a.dialed, Encrypted: a.t.tls != nil, Setup: time.Since(a.s.began),
 		Local: addrPort(a.t.rec.Conn.LocalAddr()), Remote: addrPort(a.t.rec.Conn.RemoteAddr()),
 	}
-	switch {
-	case !a.s.extended():
-		p.Kind = Stock
-	case a.dialed, a.relayed():
-		p.Kind = a.candidate.Type
-	default:
-		p.Kind = listenerKind(a.s.own.candidates(), p.Local, p.Remote)
-	}
 	if a.s.extended() {
-		p.Fingerprint = a.s.peerSession.fingerprint
+		p.Kind, p.Fingerprint = a.kind(p.Local, p.Remote), a.s.peerSession.fingerprint
+	} else {
+		p.Kind = Stock
 	}
 	if a.relayed() {
 		p.Relay = a.candidate.address()

@@ -79,7 +79,7 @@ type state struct {
 	indirect    bool          // the peer has nothing direct to dial
 	limit       time.Time     // end of trying
 	silence     time.Time     // end of waiting for the answer to a nomination
-	relayReady  time.Time     // when a relay was first ready and no direct path was
+	relayReady  time.Time     // requester: when a relay was first ready and no direct path was
 	relayTrip   time.Duration // the round trip of that relay path
 }
 
@@ -241,7 +241,7 @@ func (d *decision) take(e event) {
 	case proven:
 		if c.stage == shaking {
 			c.stage = ready
-			if !c.direct && d.relayReady.IsZero() {
+			if !c.direct && d.relayReady.IsZero() && d.role == requester {
 				d.relayReady, d.relayTrip = d.now, e.trip
 			}
 		}

@@ -152,6 +152,9 @@ func (w world) steps(t *testing.T) []world {
 			// A relay's wait for direct paths is short, and nothing that went wrong.
 			step(fmt.Sprintf("%d has waited long enough for direct paths", side), func(n *world) {
 				n.feed(t, side, event{kind: tick}, at)
+				if n.side[side].waits() {
+					t.Fatalf("side %d asks to be told the time that it has just been told; %v", side, n.story)
+				}
 			})
 		} else if !at.IsZero() && w.deaths > 0 {
 			step(fmt.Sprintf("time passes at %d", side), func(n *world) {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/dtcp-relay/dtcp/internal/wire"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
@@ -41,10 +42,12 @@ type Endpoint struct {
 	certificate *tls.Certificate
 	fingerprint Fingerprint
 	ephemeral   bool
-	stockCert   func() (tls.Certificate, error) // for stock peers, who are not to learn the other
-	stop        func()                          // ends the handling of iqs
-	relays      *relays                         // nil: none are wanted
-	ready       chan struct{}                   // closed when the first offer need not wait for more to offer
+	stockCert   func() (tls.Certificate, error)               // for stock peers, who are not to learn the other
+	stop        func()                                        // ends the handling of iqs
+	relays      *relays                                       // nil: none are wanted
+	punching    *punchPorts                                   // nil: no holes are punched
+	gap         func(least, most time.Duration) time.Duration // draws the time between two dials of a punch
+	ready       chan struct{}                                 // closed when the first offer need not wait for more to offer
 
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -72,8 +75,8 @@ type Endpoint struct {
 func NewEndpoint(s Signaling, config *Config) (*Endpoint, error) {
 	e := &Endpoint{
 		signaling: s, waiting: make(chan *Conn, maxWaiting),
-		stockCert: sync.OnceValues(NewCertificate),
-		handlers:  map[string]func(*transport){}, sessions: map[*session]struct{}{},
+		stockCert: sync.OnceValues(NewCertificate), gap: drawGap,
+		handlers: map[string]func(*transport){}, sessions: map[*session]struct{}{},
 		released: make(chan struct{}), ready: make(chan struct{}),
 		peers: map[jid.JID]int{}, extended: map[jid.JID]bool{},
 	}
@@ -110,7 +113,10 @@ func NewEndpoint(s Signaling, config *Config) (*Endpoint, error) {
 	}
 	e.tasks.Add(1)
 	// Owned by the Endpoint, ended by the closing of the listener, waited for by Close.
-	go e.acceptLoop()
+	go func() {
+		defer e.tasks.Done()
+		e.acceptLoop(e.listener, nil)
+	}()
 	e.stop = s.HandleIQ(queryName, e.handleIQ)
 	e.gather()
 	return e, nil

@@ -3,6 +3,7 @@ package dtcp
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,6 +23,7 @@ func (e *Endpoint) gather() {
 	}
 	e.relays = newRelays(e.signaling, e.config.Relays)
 	e.relays.resolve = e.resolve
+	e.punching = newPunchPorts(e)
 	e.tasks.Add(2)
 	// Owned by the Endpoint, ended by its context, waited for by Close.
 	go func() {
@@ -34,8 +36,26 @@ func (e *Endpoint) gather() {
 		ctx, cancel := context.WithTimeout(e.ctx, gatherTime)
 		defer cancel()
 		e.relays.await(ctx)
+		if e.punching != nil {
+			select {
+			case <-e.punching.filled:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	if e.punching == nil {
+		return
+	}
+	e.tasks.Add(1)
+	// As the two above.
+	go func() {
+		defer e.tasks.Done()
+		e.punching.run(e.ctx)
 	}()
 }
+
+// drawGap draws a time at random.
+func drawGap(least, most time.Duration) time.Duration { return least + rand.N(most-least+1) }
 
 // Ready returns a channel that is closed when all that can be offered has been
 // gathered, or a second after [NewEndpoint]. Dial and the answers to requests
@@ -45,19 +65,20 @@ func (e *Endpoint) Ready() <-chan struct{} { return e.ready }
 // Candidates returns what the Endpoint offers at this moment, best first; of a
 // relay only an address that a lease is there for.
 func (e *Endpoint) Candidates() []Candidate {
-	return e.candidates(Any, e.relays.current(), "")
+	return e.candidates(Any, e.relays.current(), nil, "")
 }
 
 // candidates returns what is offered under a policy, of relays what is known of
-// them, to a session with this key.
-func (e *Endpoint) candidates(p PathPolicy, known relaying, key string) []Candidate {
+// them, to a session with this key and, unless it is nil, a punch port.
+func (e *Endpoint) candidates(p PathPolicy, known relaying, port *punchPort, key string) []Candidate {
 	var relayed, direct []Candidate
 	if p != DirectOnly {
 		relayed = append(known.lease.candidates(), known.proxy.candidates(key)...)
 	}
 	if p != RelayOnly {
 		direct = e.direct()
-		direct = direct[:min(len(direct), maxCandidates-len(relayed))]
+		punched := port.candidates()
+		direct = append(direct[:min(len(direct), maxCandidates-len(relayed)-len(punched))], punched...)
 	}
 	return append(direct, relayed...)
 }
@@ -98,7 +119,10 @@ func (e *Endpoint) offer(s *session, p PathPolicy, session *sessionOffer) offer 
 	if session == nil {
 		s.lent.proxy = nil // of which stock peers know nothing
 	}
-	candidates := e.candidates(p, s.lent, s.key)
+	if p != RelayOnly && session != nil {
+		s.port = e.punching.take(s.ctx, e.relays.current().lease)
+	}
+	candidates := e.candidates(p, s.lent, s.port, s.key)
 	o := offer{key: s.key, session: session}
 	s.indirect = true
 	for _, c := range candidates {

@@ -15,14 +15,16 @@ import (
 // say.
 const acceptPause = 50 * time.Millisecond
 
-// acceptLoop accepts connections until the listener is closed.
-func (e *Endpoint) acceptLoop() {
-	defer e.tasks.Done()
+// acceptLoop accepts connections until the listener is closed, which is that of
+// a punch port unless port is nil.
+func (e *Endpoint) acceptLoop(l net.Listener, port *punchPort) {
 	for {
-		c, err := e.listener.Accept()
+		c, err := l.Accept()
 		switch {
 		case err == nil:
-			e.greetInBackground(newTransport(c))
+			t := newTransport(c)
+			t.port = port
+			e.greetInBackground(t)
 		case errors.Is(err, net.ErrClosed), e.ctx.Err() != nil:
 			return
 		default:

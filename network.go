@@ -18,10 +18,20 @@ func (systemNetwork) Listen(ctx context.Context, local netip.AddrPort) (net.List
 	return c.Listen(ctx, "tcp", listenAddress(local))
 }
 
+// ListenShared is for punch ports. An ordinary listener does not share its port:
+// two programs that want the same one are to be told.
+func (systemNetwork) ListenShared(ctx context.Context, local netip.AddrPort) (net.Listener, error) {
+	c := net.ListenConfig{KeepAliveConfig: keepAlive, Control: sharePort}
+	return c.Listen(ctx, "tcp", listenAddress(local))
+}
+
 func (systemNetwork) Dial(ctx context.Context, local, remote netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: keepAlive}
 	if local.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(local)
+	}
+	if local.Port() != 0 {
+		d.Control = sharePort
 	}
 	return d.DialContext(ctx, "tcp", remote.String())
 }

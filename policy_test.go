@@ -87,8 +87,8 @@ var layers = map[string]layer{
 		tests: "golang.org/x/net/nettest",
 	},
 	".": {
-		why:   "any XMPP library can signal, so not package xmpp; it needs addresses and stanzas",
-		may:   "internal/gather internal/socks5 internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists " +
+		why: "any XMPP library can signal, so not package xmpp; it needs addresses and stanzas",
+		may: "internal/gather internal/socks5 internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists " +
 			"golang.org/x/sys/unix golang.org/x/sys/windows",
 		tests: "internal/memnet internal/relay internal/rendezvous xmpp golang.org/x/net/nettest github.com/google/go-cmp/cmp",
 	},

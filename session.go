@@ -45,10 +45,12 @@ type session struct {
 	attempts map[int]*attempt // owned by run
 	legs     context.Context  // ends when no further connection is wanted at our relay
 	stopLegs context.CancelFunc
-	lent     relaying // what our offer names of relays
-	indirect bool     // it names nothing else
-	winner   *attempt // chosen, and not handed over yet; owned by run
-	refusing int      // attempts that still have to answer error; owned by run
+	lent     relaying   // what our offer names of relays
+	indirect bool       // it names nothing else
+	port     *punchPort // from which holes are punched; nil: none
+	onPort   bool       // the stream uses it; set before run ends
+	winner   *attempt   // chosen, and not handed over yet; owned by run
+	refusing int        // attempts that still have to answer error; owned by run
 
 	// Set by begin, before any attempt proceeds.
 	peerKey     string
@@ -56,7 +58,8 @@ type session struct {
 	agreed      wire.Session
 	rules       dialRules
 	targets     []Candidate
-	skipped     []Attempt // candidates that must not be dialed, and why
+	holes       []Candidate // of targets: dialed from the punch port
+	skipped     []Attempt   // candidates that must not be dialed, and why
 
 	failures []Attempt // what became of the others; owned by run until done
 
@@ -124,6 +127,9 @@ func (s *session) begin(peer offer, rules dialRules) {
 		// accepted ones come after them.
 		s.targets = append(s.targets, c)
 		e.targets = append(e.targets, connection{id: len(s.targets), direct: c.Type.direct()})
+		if s.port != nil && len(s.holes) < maxPunched && (c.Type == Reflexive || c.Type == Mapped) {
+			s.holes = append(s.holes, c)
+		}
 	}
 	s.post(input{event: e})
 }
@@ -176,6 +182,7 @@ func (s *session) take(t *transport, via Candidate) {
 func (s *session) run() {
 	defer s.e.forget(s)
 	defer s.stopLegs()
+	defer s.givePort()
 	s.serve()
 	st := state{role: s.role}
 	timer := time.NewTimer(attemptTime)
@@ -251,7 +258,7 @@ func (s *session) note(in input) {
 		default:
 			local := addrPort(a.t.rec.Conn.LocalAddr())
 			remote := addrPort(a.t.rec.Conn.RemoteAddr())
-			failure.Candidate = Candidate{Type: listenerKind(s.own.candidates(), local, remote), Addr: local}
+			failure.Candidate = Candidate{Type: a.kind(local, remote), Addr: local}
 			failure.Ours, failure.Err = true, fmt.Errorf("connection from %v: %w", remote, a.err)
 		}
 		s.remember(failure)
@@ -408,9 +415,22 @@ var (
 	errNothingToTry = errors.New("neither side has an address to offer")
 )
 
+// givePort gives the punch port back, unless a stream is on it: a port carries
+// one connection to a peer.
+func (s *session) givePort() {
+	switch {
+	case s.port == nil:
+	case s.onPort:
+		s.port.close()
+	default:
+		s.e.punching.give(s.port)
+	}
+}
+
 // handOver makes the stream of an attempt that has won.
 func (s *session) handOver(a *attempt) {
 	p := a.path()
+	s.onPort = s.port != nil && p.Local.Port() == s.port.port
 	c := &Conn{
 		carrier: newCarrier(a.t.rec, a.t.tls, a.t.in, p),
 		peer:    s.peer, service: s.service, stream: s.stream, end: func() { s.trace.closed(s.stream) },

@@ -30,6 +30,7 @@ type world struct {
 	board  *switchboard   // in place of a server
 	a, b   *peer
 	iqs    atomic.Int64 // iqs from one user to the other
+	relay  *memnet.Host // where the relay runs
 }
 
 type peer struct {
@@ -60,7 +61,7 @@ type options struct {
 	ipv6      bool                                                  // nobody has an IPv4 address
 	config    func(*peer)                                           // changes the configuration of an Endpoint
 	intercept func(from jid.JID, e stanza.Element) []stanza.Element // has the server lie
-	relay     bool                                                  // the server has a relay; see relay_test.go
+	relay     *relayOptions                                         // nil: there is no relay
 	noServer  bool                                                  // a switchboard in its place, for what is told often
 }
 
@@ -80,11 +81,17 @@ func story(t *testing.T, o options, f func(w *world)) {
 		w.a = &peer{w: w, name: "alice", host: w.net.Host("A", netip.MustParseAddr(addresses[1]))}
 		w.b = &peer{w: w, name: "bob", host: w.net.Host("B", netip.MustParseAddr(addresses[2]))}
 		w.net.SetLatency(w.a.host, w.b.host, o.trip/2)
+		if o.relay != nil {
+			w.placeRelay(o.relay)
+		}
 		if o.noServer {
 			w.board = newSwitchboard()
 			w.board.delay, w.board.intercept = o.signal, o.intercept
 		} else {
 			defer w.serve(o)()
+		}
+		if o.relay != nil {
+			defer w.serveRelay(o.relay)()
 		}
 		for _, p := range []*peer{w.a, w.b} {
 			p.session = w.login(p.name, p.host)
@@ -92,7 +99,7 @@ func story(t *testing.T, o options, f func(w *world)) {
 			p.config = dtcp.Config{
 				Network: p.host,
 				Allow:   func(context.Context, *dtcp.Request) error { return nil },
-				NoRelay: !o.relay,
+				NoRelay: o.relay == nil,
 			}
 			if o.config != nil {
 				o.config(p)
@@ -106,6 +113,8 @@ func story(t *testing.T, o options, f func(w *world)) {
 				}
 			}()
 		}
+		<-w.a.Ready()
+		<-w.b.Ready()
 		synctest.Wait()
 		f(w)
 	})

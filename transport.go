@@ -39,10 +39,11 @@ var (
 // transport is a TCP connection on its way to a stream: lines, then TLS, then
 // lines inside it. It is owned by one goroutine.
 type transport struct {
-	rec *record
-	tls *tls.Conn     // nil until secured
-	in  *bufio.Reader // of the layer in use: data may follow a line in the same record
-	out []byte        // scratch
+	rec  *record
+	port *punchPort    // at which it was accepted, if any
+	tls  *tls.Conn     // nil until secured
+	in   *bufio.Reader // of the layer in use: data may follow a line in the same record
+	out  []byte        // scratch
 }
 
 func newTransport(c net.Conn) *transport {
