@@ -16,7 +16,7 @@ import (
 // checks nothing; and then does to the bytes, or with the legs, what a hostile
 // operator could. The honest one is internal/relay.
 type bentRelay struct {
-	addr string // host and port for leases
+	addrs []string // hosts and ports for leases
 
 	// bend, if set, copies one direction of a joined pair, in place of io.Copy.
 	// session counts the pairs from 0.
@@ -42,7 +42,7 @@ type bentLeg struct {
 }
 
 func newBentRelay(addr string) *bentRelay {
-	return &bentRelay{addr: addr, waiting: map[string][]*bentLeg{}, held: map[string][]*bentLeg{}}
+	return &bentRelay{addrs: []string{addr}, waiting: map[string][]*bentLeg{}, held: map[string][]*bentLeg{}}
 }
 
 // Answer is the component's.
@@ -55,8 +55,12 @@ func (r *bentRelay) Answer(q stanza.IQ) stanza.IQ {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.leases++
-		host, port, _ := net.SplitHostPort(r.addr)
-		return q.Result(stanza.New(nsRelay, "lease", stanza.New(nsRelay, "host").With("addr", host).With("port", port)).
+		var hosts []stanza.Element
+		for _, a := range r.addrs {
+			host, port, _ := net.SplitHostPort(a)
+			hosts = append(hosts, stanza.New(nsRelay, "host").With("addr", host).With("port", port))
+		}
+		return q.Result(stanza.New(nsRelay, "lease", hosts...).
 			With("id", fmt.Sprintf("lease%d", r.leases)).With("secret", "MDEyMzQ1Njc4OWFiY2RlZg").With("expires", "3600"))
 	}
 	return q.Fail(stanza.NewError(stanza.ServiceUnavailable, ""))

@@ -16,9 +16,9 @@ import (
 
 // relayOptions give a world a relay, which its server lists.
 type relayOptions struct {
-	a, b time.Duration  // round trips between A, B and the relay
-	only string         // "A" or "B": nobody else looks for it
-	run  relayingServer // nil: an honest one
+	a, b      time.Duration  // round trips between A, B and the relay
+	run       relayingServer // nil: an honest one
+	addresses int            // of the relay, 1 or 2; 0 is 1
 }
 
 // relayingServer is a relay, ours or one of the tests'.
@@ -29,13 +29,14 @@ type relayingServer interface {
 
 // Where the relay is.
 var (
-	relayJID  = jid.MustParse("relay.example.org")
-	relayAddr = netip.MustParseAddrPort("198.51.100.9:5280")
+	relayJID   = jid.MustParse("relay.example.org")
+	relayAddr  = netip.MustParseAddrPort("198.51.100.9:5280")
+	relayAddr2 = netip.MustParseAddrPort("198.51.100.10:5280")
 )
 
 // placeRelay gives the relay its place in the world.
 func (w *world) placeRelay(o *relayOptions) {
-	w.relay = w.net.Host("relay", relayAddr.Addr(), netip.MustParseAddr("2001:db8:9::9"))
+	w.relay = w.net.Host("relay", relayAddr.Addr(), relayAddr2.Addr(), netip.MustParseAddr("2001:db8:9::9"))
 	w.net.SetLatency(w.a.host, w.relay, o.a/2)
 	w.net.SetLatency(w.b.host, w.relay, o.b/2)
 }
@@ -45,7 +46,11 @@ func (w *world) serveRelay(o *relayOptions) (stop func()) {
 	w.t.Helper()
 	run := o.run
 	if run == nil {
-		run = newBentRelay(relayAddr.String())
+		bent := newBentRelay(relayAddr.String())
+		if o.addresses == 2 {
+			bent.addrs = append(bent.addrs, relayAddr2.String())
+		}
+		run = bent
 	}
 	l, err := w.relay.Listen(w.t.Context(), netip.AddrPortFrom(netip.Addr{}, relayAddr.Port()))
 	w.check(err)

@@ -61,6 +61,7 @@ type options struct {
 	ipv6      bool                                                  // nobody has an IPv4 address
 	config    func(*peer)                                           // changes the configuration of an Endpoint
 	intercept func(from jid.JID, e stanza.Element) []stanza.Element // has the server lie
+	place     func(w *world)                                        // moves the hosts
 	relay     *relayOptions                                         // nil: there is no relay
 	noServer  bool                                                  // a switchboard in its place, for what is told often
 }
@@ -83,6 +84,9 @@ func story(t *testing.T, o options, f func(w *world)) {
 		w.net.SetLatency(w.a.host, w.b.host, o.trip/2)
 		if o.relay != nil {
 			w.placeRelay(o.relay)
+		}
+		if o.place != nil {
+			o.place(w)
 		}
 		if o.noServer {
 			w.board = newSwitchboard()

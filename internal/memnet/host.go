@@ -184,6 +184,11 @@ func (h *Host) Listen(ctx context.Context, local netip.AddrPort) (net.Listener, 
 	return l, nil
 }
 
+// ListenShared is Listen: ports can always be shared with dials.
+func (h *Host) ListenShared(ctx context.Context, local netip.AddrPort) (net.Listener, error) {
+	return h.Listen(ctx, local)
+}
+
 // Dial connects to remote. A zero local address means the one that suits
 // remote, port 0 an ephemeral one. Several connections, and a listener, may
 // share a local port, as with SO_REUSEADDR and SO_REUSEPORT, if their remote

@@ -1,0 +1,102 @@
+package dtcp_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/internal/memnet"
+)
+
+// place is a kind of network that a host can be in.
+type place struct {
+	name string
+	nat  memnet.NATKind // of the gateway, if there is one
+	gate bool
+	wall memnet.Firewall // what a SYN gets that nobody asked for, at the gateway or else at the host
+}
+
+// accepts reports whether everybody can connect to a host there, at its own
+// address or at its punch port.
+func (p place) accepts() bool {
+	return !p.gate && p.wall == memnet.Open || p.gate && p.nat == memnet.FullCone
+}
+
+// holes reports whether a hole to somebody there can be punched: the other end
+// knows what port its dials come from.
+func (p place) holes() bool { return !p.gate || p.nat <= memnet.PortRestricted }
+
+var places = []place{
+	{name: "open"},
+	{name: "full cone", nat: memnet.FullCone, gate: true, wall: memnet.Drop},
+	{name: "port restricted", nat: memnet.PortRestricted, gate: true, wall: memnet.Drop},
+	{name: "port restricted, refusing", nat: memnet.PortRestricted, gate: true, wall: memnet.Reject},
+	{name: "symmetric", nat: memnet.Symmetric, gate: true, wall: memnet.Drop},
+	{name: "symmetric, refusing", nat: memnet.Symmetric, gate: true, wall: memnet.Reject},
+	{name: "firewall", wall: memnet.Drop},
+	{name: "firewall, refusing", wall: memnet.Reject},
+}
+
+// settle moves a peer's host to a place.
+func (p *peer) settle(at place, outside, inside netip.Addr) {
+	if !at.gate {
+		p.host.Firewall(at.wall)
+		return
+	}
+	r := p.w.net.NAT(p.host.Name()+"'s gateway", outside, at.nat)
+	r.Unsolicited(at.wall)
+	p.host.Move(r, inside)
+}
+
+// among places A and B.
+func among(a, b place) func(*world) {
+	return func(w *world) {
+		w.a.settle(a, netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("192.168.1.5"))
+		w.b.settle(b, netip.MustParseAddr("203.0.113.2"), netip.MustParseAddr("192.168.2.5"))
+	}
+}
+
+// TestPlaces: every place against every other, asked from either side. The
+// route is direct wherever one side can accept or a hole can be punched, by way
+// of the relay otherwise, and does not depend on who asks.
+func TestPlaces(t *testing.T) {
+	routes := map[dtcp.CandidateType]int{}
+	for _, a := range places {
+		for _, b := range places {
+			for _, asks := range []string{"A", "B"} {
+				t.Run(fmt.Sprintf("%s to %s, %s asks", a.name, b.name, asks), func(t *testing.T) {
+					o := &relayOptions{a: 60 * time.Millisecond, b: 80 * time.Millisecond, addresses: 2}
+					story(t, options{link: links[0], relay: o, place: among(a, b)}, func(w *world) {
+						req, res := w.a, w.b
+						if asks == "B" {
+							req, res = w.b, w.a
+						}
+						near, far, _ := req.stream(res)
+						got := near.Path().Kind
+						if far.Path().Kind != got {
+							t.Errorf("kinds %v and %v", got, far.Path().Kind)
+						}
+						want := []dtcp.CandidateType{dtcp.Relay}
+						if a.accepts() || b.accepts() || a.holes() && b.holes() {
+							want = []dtcp.CandidateType{dtcp.Host, dtcp.Reflexive}
+						}
+						if got != want[0] && got != want[len(want)-1] {
+							t.Errorf("%+v, want one of %v", near.Path(), want)
+						}
+						routes[got]++
+						w.wantTransfer(near, far)
+						if n := w.iqs.Load(); n != 2 {
+							t.Errorf("%d iqs between the peers, want a question and an answer", n)
+						}
+					})
+				})
+			}
+		}
+	}
+	t.Logf("routes: %v", routes)
+	if n := routes[dtcp.Host] + routes[dtcp.Reflexive] + routes[dtcp.Relay]; n != 2*len(places)*len(places) {
+		t.Errorf("%d routes, want %d", n, 2*len(places)*len(places))
+	}
+}
