@@ -146,14 +146,14 @@ func Read(rw io.ReadWriter) (Request, error) {
 	return Request{Addr: string(bytes.ToLower(addr)), bound: bytes.Clone(r.bound)}, nil
 }
 
-// Answer says to the client what becomes of its request. It is to be said once.
-func (r Request) Answer(w io.Writer, reply Reply) error {
-	_, err := w.Write(append([]byte{version, byte(reply), 0}, r.bound...))
-	return err
+// Answer returns what tells the client what becomes of its request. It is to be
+// sent once.
+func (r Request) Answer(reply Reply) []byte {
+	return append([]byte{version, byte(reply), 0}, r.bound...)
 }
 
 func (r Request) refuse(w io.Writer, reply Reply, err error) error {
-	_ = r.Answer(w, reply) // it is over in any case
+	_, _ = w.Write(r.Answer(reply)) // it is over in any case
 	return err
 }
 

@@ -106,7 +106,7 @@ func TestRead(t *testing.T) {
 			w := &wire{Reader: pieces.of(in)}
 			r, err := socks5.Read(w)
 			if err == nil {
-				err = r.Answer(w, socks5.Succeeded)
+				_, err = w.Write(r.Answer(socks5.Succeeded))
 				if r.Addr != addr {
 					t.Errorf("%s, %s: address %q, want %q", c.what, pieces.name, r.Addr, addr)
 				}
@@ -218,7 +218,7 @@ func TestBothHalves(t *testing.T) {
 				err = fmt.Errorf("asked for %q", r.Addr)
 			}
 			if err == nil {
-				err = r.Answer(server, socks5.Succeeded)
+				_, err = server.Write(r.Answer(socks5.Succeeded))
 			}
 			if err == nil {
 				_, err = io.WriteString(server, "data")
@@ -281,7 +281,7 @@ func FuzzRead(f *testing.F) {
 			w := &wire{Reader: pieces(r)}
 			q, err := socks5.Read(w)
 			if err == nil {
-				err = q.Answer(w, socks5.Succeeded)
+				_, err = w.Write(q.Answer(socks5.Succeeded))
 			}
 			outcomes = append(outcomes, outcome{q.Addr, fmt.Sprint(err), w.said.String(), r.Len()})
 			if err == nil && (len(q.Addr) != socks5.AddrLen || strings.Trim(q.Addr, "0123456789abcdef") != "") {
