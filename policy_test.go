@@ -75,7 +75,7 @@ var layers = map[string]layer{
 		why: "a relay shares with an endpoint the wire, and with its server stanzas; it knows no session and no login",
 		may: "internal/firstbyte internal/pump internal/socks5 internal/wire xmpp/jid xmpp/stanza " +
 			"golang.org/x/sys/unix golang.org/x/time/rate",
-		tests: "internal/memnet",
+		tests: "internal/memnet github.com/google/go-cmp/cmp",
 	},
 	"internal/pump": {
 		why:   "bytes between two connections, whatever they mean: the operating system alone",
