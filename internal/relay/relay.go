@@ -3,10 +3,16 @@ package relay
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
+	"sync"
 	"time"
 
+	"github.com/dtcp-relay/dtcp/internal/pump"
+	"github.com/dtcp-relay/dtcp/internal/wire"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
@@ -94,37 +100,192 @@ type Stats struct {
 }
 
 // Relay is a relay and proxy. Make one with [New]; its methods may be called
-// concurrently.
+// concurrently. Who made it closes it.
 type Relay struct {
-	config Config
+	config    Config
+	pump      *pump.Pump
+	component *component
+	tls       *tls.Config // nil if no host has TLS
+
+	mu        sync.Mutex
+	core      *pairing
+	access    Access
+	listeners map[net.Listener]struct{} // being served
+	closed    bool
+	alarm     *time.Timer   // calls expire
+	alarmed   time.Time     // when it will; zero: not at all
+	empty     chan struct{} // closed when the relay drains and no stream is left
+	isEmpty   bool
+	running   sync.WaitGroup // goroutines of legs, and what fronts run
 }
+
+// maxHosts is how many a lease may name (Section 3 of protocol.md).
+const maxHosts = 4
 
 // New makes a relay, which listens nowhere yet. The error says what of config
 // cannot be.
-func New(config Config) (*Relay, error) { return &Relay{config: config}, nil }
+func New(config Config) (*Relay, error) {
+	if err := config.check(); err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	r := &Relay{
+		config:    config,
+		pump:      pump.New(pump.Config{}),
+		tls:       serverTLS(config.Hosts),
+		access:    config.Rules.Access,
+		listeners: map[net.Listener]struct{}{},
+		empty:     make(chan struct{}),
+	}
+	r.core = newPairing(config.Rules.Limits, func(c wire.Claim, now time.Time) (lease, string) {
+		return config.Keys.verify(c, config.Node, r.access, now)
+	})
+	r.component = newComponent(r)
+	// Stopped by Close, which also waits for a call that is under way.
+	r.alarm = time.AfterFunc(time.Hour, r.expire)
+	r.alarm.Stop()
+	return r, nil
+}
 
-// Serve accepts connections from l until [Relay.Close], which closes l, and
-// returns nil then; any other error of l ends it, except lack of descriptors or
-// memory and connections that are gone before they are accepted. Several
-// listeners may be served at once.
-func (r *Relay) Serve(l net.Listener) error { return net.ErrClosed }
+func (c *Config) check() error {
+	switch {
+	case c.Domain.IsZero() || c.Domain != c.Domain.Server():
+		return fmt.Errorf("%q is not a domain", c.Domain)
+	case c.Keys == nil:
+		return errors.New("no master keys")
+	case len(c.Node) > maxNode:
+		return fmt.Errorf("the name of the node is longer than %d bytes", maxNode)
+	case len(c.Hosts) == 0 || len(c.Hosts) > maxHosts:
+		return fmt.Errorf("%d addresses to be told to peers; there must be 1 to %d", len(c.Hosts), maxHosts)
+	}
+	for _, h := range c.Hosts {
+		if h.Addr == "" || h.Port == 0 {
+			return fmt.Errorf("%q is not the address of a host", net.JoinHostPort(h.Addr, strconv.Itoa(int(h.Port))))
+		}
+		if h.TLS != nil && len(h.TLS.Certificate) == 0 {
+			return fmt.Errorf("no certificate for TLS at %s", h.Addr)
+		}
+	}
+	return nil
+}
 
 // Answer returns the answer to an iq of type get or set that is addressed to the
 // component. It never blocks.
-func (r *Relay) Answer(iq stanza.IQ) stanza.IQ { return iq }
+func (r *Relay) Answer(iq stanza.IQ) stanza.IQ { return r.component.answer(iq, time.Now()) }
 
-// Reload replaces the rules. Legs that are there stay; who is denied from now on
-// gets no further ones.
-func (r *Relay) Reload(rules Rules) {}
+// Reload replaces the rules. Legs and streams that are there stay; who is denied
+// from now on gets no further ones.
+func (r *Relay) Reload(rules Rules) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.access = rules.Access
+	r.core.reload(rules.Limits, time.Now())
+}
 
 // Stats returns what the relay does now.
-func (r *Relay) Stats() Stats { return Stats{} }
+func (r *Relay) Stats() Stats {
+	bytes := r.pump.Stats()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.core
+	s := Stats{
+		Fresh:        c.queues[fresh].n,
+		Waiting:      c.queues[waiting].n + c.queues[proposed].n,
+		Held:         c.queues[held].n,
+		Observing:    c.queues[observing].n,
+		Streams:      c.streams,
+		Owners:       len(c.owners.accounts),
+		Addresses:    len(c.addresses.accounts),
+		Draining:     c.draining,
+		Accepted:     c.accepted,
+		LeaseStreams: c.joined[KindLease],
+		ProxyStreams: c.joined[KindProxy],
+		BytesIn:      bytes.In,
+		BytesOut:     bytes.Out,
+		Refused:      map[string]int64{},
+	}
+	for _, reason := range Reasons() {
+		s.Refused[reason] = c.refused[reason]
+	}
+	return s
+}
 
 // Drain refuses leases and legs from now on (shutdown), lets go of all that are
 // not joined, and waits until no stream is left, or until ctx ends. It returns
 // how many streams are left.
-func (r *Relay) Drain(ctx context.Context) (remaining int) { return 0 }
+func (r *Relay) Drain(ctx context.Context) (remaining int) {
+	r.tell(nil, func(p *pairing, out []action, now time.Time) []action { return p.drain(out, now) })
+	select {
+	case <-r.empty:
+		return 0
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.core.streams
+}
 
 // Close resets all streams, closes the listeners, and waits until everything
-// has ended. The error is always nil.
-func (r *Relay) Close() error { return nil }
+// has ended. The error is always nil. It must not be called by the functions of
+// [Config].
+func (r *Relay) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	for l := range r.listeners {
+		_ = l.Close() // Serve returns
+	}
+	r.mu.Unlock()
+	r.tell(nil, func(p *pairing, out []action, now time.Time) []action { return p.shut(out, now) })
+	r.pump.Close() // also what is joined from now on
+	r.running.Wait()
+	r.mu.Lock()
+	r.alarm.Stop() // a call that is under way finds nothing
+	r.mu.Unlock()
+	return nil
+}
+
+// tell tells the core of an event, and has done what comes of it: what concerns
+// the leg whose event it was, if any, is returned and for the caller to do
+// before anything else with the leg; the others' hands do theirs.
+func (r *Relay) tell(own *leg, event func(p *pairing, out []action, now time.Time) []action) (mine []action) {
+	r.mu.Lock()
+	now := time.Now()
+	out := event(r.core, nil, now)
+	r.settle(now)
+	r.mu.Unlock()
+	for _, a := range out {
+		if a.reason != "" && r.config.Refused != nil {
+			r.config.Refused(a.reason, a.leg.from, a.owner)
+		}
+		if a.do == join {
+			a.stream.relay = r
+		}
+		if a.leg == own {
+			mine = append(mine, a)
+		} else {
+			a.leg.hand.do(a)
+		}
+	}
+	return mine
+}
+
+// settle follows every event, under the lock.
+func (r *Relay) settle(now time.Time) {
+	if r.core.draining && r.core.streams == 0 && !r.isEmpty {
+		r.isEmpty = true
+		close(r.empty)
+	}
+	// The alarm may come early, for what it was set for is often gone by then:
+	// that costs less than to set it at every event.
+	if next := r.core.next(); !r.closed && !next.IsZero() && (r.alarmed.IsZero() || next.Before(r.alarmed)) {
+		r.alarmed = next
+		r.alarm.Reset(next.Sub(now))
+	}
+}
+
+// expire is what the alarm does.
+func (r *Relay) expire() {
+	r.mu.Lock()
+	r.alarmed = time.Time{}
+	r.mu.Unlock()
+	r.tell(nil, func(p *pairing, out []action, now time.Time) []action { return p.expire(out, now) })
+}
