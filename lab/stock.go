@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// stockSource is the stock peer: XEP-0046 and nothing else, in Python.
+// stockSource is peers in Python: one that speaks XEP-0046 and nothing else, and
+// one for XEP-0065.
 //
 //go:embed stock/*.py
 var stockSource embed.FS
@@ -29,21 +30,24 @@ type Stock struct {
 	events  <-chan StockEvent
 }
 
-// A StockEvent is one line that the stock peer printed. See stockpeer.py for
-// which fields an event has.
+// A StockEvent is one line that the stock peer printed. See stockpeer.py and
+// bytestream.py for which fields an event has.
 type StockEvent struct {
-	Event    string `json:"event"`
-	ID       int    `json:"id"`
-	JID      string `json:"jid"`
-	Peer     string `json:"peer"`
-	Role     string `json:"role"`
-	Side     string `json:"side"`
-	TLS      bool   `json:"tls"`
-	Why      string `json:"why"`
-	Sent     int64  `json:"sent"`
-	Received int64  `json:"received"`
-	SHA256   string `json:"sha256"`
-	Answer   string `json:"answer"`
+	Event    string  `json:"event"`
+	ID       int     `json:"id"`
+	JID      string  `json:"jid"`
+	Peer     string  `json:"peer"`
+	Role     string  `json:"role"`
+	Side     string  `json:"side"`
+	TLS      bool    `json:"tls"`
+	Why      string  `json:"why"`
+	Sent     int64   `json:"sent"`
+	Received int64   `json:"received"`
+	SHA256   string  `json:"sha256"`
+	Answer   string  `json:"answer"`
+	Host     string  `json:"host"`
+	Setup    float64 `json:"setup"`   // seconds
+	Seconds  float64 `json:"seconds"` // of all of it
 }
 
 // StartStock logs a stock peer in as account with the resource "stock", with
@@ -51,9 +55,21 @@ type StockEvent struct {
 // option --starttls alone it gets the key and certificate it needs.
 func StartStock(tb testing.TB, server *Server, account Account, options ...string) *Stock {
 	tb.Helper()
+	return startPython(tb, "stockpeer.py", server, account, options)
+}
+
+// StartBytestream logs a client of XEP-0065 in as account, and waits until it
+// is ready.
+func StartBytestream(tb testing.TB, server *Server, account Account) *Stock {
+	tb.Helper()
+	return startPython(tb, "bytestream.py", server, account, nil)
+}
+
+func startPython(tb testing.TB, script string, server *Server, account Account, options []string) *Stock {
+	tb.Helper()
 	dir := tb.TempDir()
 	sources, err := fs.Glob(stockSource, "stock/*.py")
-	if err != nil || len(sources) != 2 {
+	if err != nil || len(sources) != 3 {
 		tb.Fatalf("lab: the stock peer's sources: %q, %v", sources, err)
 	}
 	for _, name := range sources {
@@ -64,7 +80,7 @@ func StartStock(tb testing.TB, server *Server, account Account, options ...strin
 		writeFile(tb, filepath.Join(dir, filepath.Base(name)), text)
 	}
 	args := []string{
-		"-u", filepath.Join(dir, "stockpeer.py"), "--jid", account.JID + "/stock",
+		"-u", filepath.Join(dir, script), "--jid", account.JID + "/stock",
 		"--password-file", account.PasswordFile, "--server", server.Addr, "--ca", server.CAFile,
 	}
 	for _, option := range options {
@@ -76,7 +92,7 @@ func StartStock(tb testing.TB, server *Server, account Account, options ...strin
 	cmd := exec.Command(path(tb, "/usr/bin/python3"), args...)
 	log := &logBuffer{}
 	cmd.Stderr = log
-	showOnFailure(tb, "messages of stock peer "+account.JID, log.String)
+	showOnFailure(tb, "messages of "+script+" "+account.JID, log.String)
 	// -I would hide the folder of the script; these two keep a user's Python out.
 	cmd.Env = append(os.Environ(), "PYTHONNOUSERSITE=1", "PYTHONPATH=", "PYTHONDONTWRITEBYTECODE=1")
 	stdin, err := cmd.StdinPipe()
@@ -88,7 +104,7 @@ func StartStock(tb testing.TB, server *Server, account Account, options ...strin
 		tb.Fatalf("lab: %v", err)
 	}
 	cmd.Stdout = stdoutWriter
-	s := &Stock{stdin: stdin, process: Launch(tb, "stock peer "+account.JID, cmd)}
+	s := &Stock{stdin: stdin, process: Launch(tb, script+" "+account.JID, cmd)}
 	stdoutWriter.Close()
 
 	events := make(chan StockEvent, 64)
