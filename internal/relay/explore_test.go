@@ -1,11 +1,181 @@
 package relay
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 )
+
+var (
+	inBrackets = regexp.MustCompile(`\(([a-z-]+)`)
+	pairJoined = regexp.MustCompile(`(\S+) joins ([^ ,]+)`)
+)
+
+// TestExplore lets anything happen in any order, under limits so low that they
+// are met all the time, and checks after every step what always holds; in the
+// end, that everything has ended and nothing is remembered.
+func TestExplore(t *testing.T) {
+	const worlds, steps = 60, 600
+	refused := map[string]int{} // by reason
+	pairs := 0
+	for seed := range uint64(worlds) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		low := func(n int) int { // or none, for then others are met
+			if r.IntN(2) == 0 {
+				return -1
+			}
+			return n
+		}
+		d := newDesk(Limits{
+			PerAddress:  Quota{HalfOpen: low(6), Streams: low(6), Handshakes: low(1)},
+			PerOwner:    Quota{HalfOpen: low(6), Streams: low(6), Handshakes: low(1)},
+			Connections: low(32),
+		})
+		pick := func(from ...string) string { return from[r.IntN(len(from))] }
+		names := []string{} // of legs that are not over
+		once := map[string]bool{}
+		do := func(sentence string) {
+			t.Helper()
+			told := d.do(sentence)
+			check(t, d)
+			for _, m := range inBrackets.FindAllStringSubmatch(told, -1) {
+				refused[m[1]]++
+			}
+			for _, m := range pairJoined.FindAllStringSubmatch(told, -1) {
+				pairs++
+				if once[m[1]] || once[m[2]] {
+					t.Fatalf("seed %d: %s: %s, who were joined before", seed, sentence, m[0])
+				}
+				once[m[1]], once[m[2]] = true, true
+			}
+			names = slices.DeleteFunc(names, func(n string) bool {
+				gone := d.legs[n].state == over
+				if gone {
+					delete(d.names, d.legs[n])
+					delete(d.legs, n)
+				}
+				return gone
+			})
+		}
+		end := func(n int) { // some streams
+			for _, l := range slices.Clone(names) {
+				for s := range d.streams {
+					if d.names[s.listener] == l && n > 0 {
+						do(l + " and " + d.names[s.dialer] + " end")
+						n--
+					}
+				}
+			}
+		}
+		for i := range steps {
+			if len(names) == 0 || r.IntN(2) == 0 {
+				n := fmt.Sprint("leg", i)
+				names = append(names, n)
+				do(n + " arrives 192.0.2." + pick("1", "1", "2", "3"))
+				if len(names) == 0 || r.IntN(4) == 0 { // it says nothing yet
+					continue
+				}
+			}
+			n := names[len(names)-1]
+			if r.IntN(5) == 0 {
+				n = pick(names...)
+			}
+			k := r.IntN(22)
+			if seed%4 == 0 && 6 <= k && k < 12 {
+				k = 0 // hardly a dialer
+			}
+			key, lease := pick("k", "k", "l", "m"), pick("alice.1", "alice.1", "alice.2", "bob", "denied")
+			switch {
+			case k < 6:
+				do(n + " serves " + key + " " + lease)
+			case k < 12:
+				do(n + " says key:" + key)
+			case k < 14:
+				do(n + " observes " + lease)
+			case k < 15:
+				do(n + " says " + pick("observe", "starttls", "move:x"))
+			case k < 17:
+				do(n + " proposes " + pick("p", "q"))
+			case k < 18:
+				do(pick("p", "q") + " is activated by " + pick("alice", "bob"))
+			case k < 19:
+				do(n + " leaves")
+			case k < 20:
+				end(r.IntN(4))
+			default:
+				do(pick("10ms", "10ms", "10ms", "10ms", "100ms", "100ms", "500ms", "1s", "5s", "5s") + " pass")
+			}
+			if i == steps*9/10 && seed%5 == 0 {
+				do("the relay drains")
+			}
+		}
+		// Now nothing comes any more.
+		do("121s pass")
+		for _, n := range names {
+			if d.legs[n].state != joined {
+				t.Fatalf("seed %d: %s is left in state %d", seed, n, d.legs[n].state)
+			}
+		}
+		end(len(names))
+		do("11s pass")
+		p := d.core
+		if n := len(names) + len(p.keys) + len(p.proposals) + len(p.observed) + len(p.addresses.accounts) + len(p.owners.accounts); n > 0 || p.streams > 0 || !p.next().IsZero() {
+			t.Fatalf("seed %d: left are %v %v %v %v and %d streams, until %v", seed, names, p.keys, p.proposals, p.observed, p.streams, p.next())
+		}
+	}
+	for _, reason := range Reasons() {
+		switch reason {
+		case RefusedAddressBytes, RefusedOwnerBytes, RefusedHeld, RefusedExpired, RefusedWrongNode: // elsewhere
+		default:
+			if refused[reason] < 5 {
+				t.Errorf("%s was met %d times: this explores too little", reason, refused[reason])
+			}
+		}
+	}
+	if pairs < 1000 {
+		t.Errorf("only %d pairs were joined", pairs)
+	}
+}
+
+// TestHeld: too many dialers, of one address and in all, make room by the oldest.
+func TestHeld(t *testing.T) {
+	d := newDesk(Limits{Connections: 3 * maxHeld, PerAddress: Quota{Handshakes: -1}})
+	hold := func(name, address string) string {
+		return d.do(name+" arrives "+address) + d.do(name+" says key:"+name)
+	}
+	hold("other", "192.0.2.2")
+	for i := range maxHeldPerAddress {
+		if told := hold(fmt.Sprint("same", i), "192.0.2.1"); told != "" {
+			t.Fatalf("dialer %d of an address: %s", i, told)
+		}
+	}
+	if got, want := hold("more", "192.0.2.1"), "same0 ends with error (held)"; got != want {
+		t.Errorf("one more of the address: %s, want %s", got, want)
+	}
+	for i := maxHeldPerAddress + 1; i < maxHeld; i++ {
+		if told := hold(fmt.Sprint("all", i), fmt.Sprintf("10.0.%d.%d", i/250, i%250)); told != "" {
+			t.Fatalf("dialer %d: %s", i, told)
+		}
+	}
+	check(t, d)
+	if got, want := hold("last", "192.0.2.3"), "other ends with error (held)"; got != want {
+		t.Errorf("one more: %s, want %s", got, want)
+	}
+	check(t, d)
+	if n := d.core.queues[held].n; n != maxHeld {
+		t.Errorf("%d are held", n)
+	}
+	told := d.do("10s pass")
+	if n := strings.Count(told, "ends with error (unserved)"); n != maxHeld || strings.Count(told, ",") != maxHeld-1 {
+		t.Errorf("after 10 s, %d of them got error: %.200s", n, told)
+	}
+}
 
 // check compares what the core has counted and listed to the states of the legs,
 // and both to the limits.
