@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -25,6 +26,7 @@ const (
 	maxPunched   = 2                // candidates that are dialed from the punch port
 	hurriedTake  = time.Second      // that an offer waits for a port when none is ready
 	punchRetry   = 10 * time.Second // before what could not be observed is tried again
+	hostFirst    = time.Millisecond // head start of a port that is open to all, where there may be no need for a hole
 )
 
 // sharedListener is a [Network] whose listeners can share their port with dials.
@@ -130,20 +132,26 @@ func (p *punchPorts) drain() {
 
 // fill opens ports until enough are free.
 func (p *punchPorts) fill(ctx context.Context, l *lease) error {
-	for {
-		p.mu.Lock()
-		p.free = live(p.free)
-		enough := len(p.free) >= punchPool || p.pointless != nil
-		p.mu.Unlock()
-		if enough {
-			return nil
-		}
-		port, err := p.open(ctx, l, true)
-		if err != nil {
-			return err
-		}
-		p.give(port)
+	p.mu.Lock()
+	p.free = live(p.free)
+	missing := punchPool - len(p.free)
+	if p.pointless != nil {
+		missing = 0
 	}
+	p.mu.Unlock()
+	failed := make([]error, max(missing, 0))
+	var all sync.WaitGroup
+	for i := range failed {
+		// Owned and waited for by this call; its own deadline ends it.
+		all.Go(func() {
+			var port *punchPort
+			if port, failed[i] = p.open(ctx, l, true); failed[i] == nil {
+				p.give(port)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(failed...)
 }
 
 // live returns the ports that are still observed, and closes the others.
@@ -219,20 +227,13 @@ func (p *punchPorts) open(ctx context.Context, l *lease, kept bool) (*punchPort,
 	}
 	life, stop := context.WithCancel(p.e.ctx)
 	port := &punchPort{listener: listener, port: addrPort(listener.Addr()).Port(), stop: stop}
-	var observers []*observer
+	observers := p.observeAll(ctx, port, l, kept)
 	var v4, v6 []netip.AddrPort // what was seen
-	if l != nil {
-		for _, at := range l.observers() {
-			o, err := p.observe(ctx, port, l, at, kept)
-			if err != nil {
-				continue
-			}
-			observers = append(observers, o)
-			if at.Addr().Is4() {
-				v4 = append(v4, o.seen)
-			} else {
-				v6 = append(v6, o.seen)
-			}
+	for _, o := range observers {
+		if o.seen.Addr().Is4() {
+			v4 = append(v4, o.seen)
+		} else {
+			v6 = append(v6, o.seen)
 		}
 	}
 	if len(v4) > 1 && v4[0] != v4[1] {
@@ -311,6 +312,23 @@ type observer struct {
 	conn net.Conn
 	t    *transport
 	seen netip.AddrPort
+}
+
+// observeAll connects to the relay's addresses from a port, and returns those
+// connections that have said how they see us.
+func (p *punchPorts) observeAll(ctx context.Context, port *punchPort, l *lease, kept bool) []*observer {
+	if l == nil {
+		return nil
+	}
+	asked := l.observers()
+	found := make([]*observer, len(asked))
+	var all sync.WaitGroup
+	for i, at := range asked {
+		// Owned and waited for by this call; its own deadline ends it.
+		all.Go(func() { found[i], _ = p.observe(ctx, port, l, at, kept) })
+	}
+	all.Wait()
+	return slices.DeleteFunc(found, func(o *observer) bool { return o == nil })
 }
 
 // observe connects to the relay from a port and asks.
@@ -401,6 +419,11 @@ var errCrossed = errors.New("the peer's own connection got there first")
 // time, or two ends could stay out of step for ever.
 func (a *attempt) punch(remote netip.AddrPort) (net.Conn, error) {
 	local := a.s.port.local(remote)
+	if a.s.hostAt(remote.Addr()) {
+		if err := a.pause(hostFirst); err != nil {
+			return nil, err
+		}
+	}
 	for began := time.Now(); ; {
 		dialed := time.Now()
 		c, err := a.s.e.network.Dial(a.ctx, local, remote)
@@ -412,12 +435,25 @@ func (a *attempt) punch(remote netip.AddrPort) (net.Conn, error) {
 		case !turnedAway(err) || time.Since(began) >= punchTime:
 			return nil, err
 		}
-		gap := a.s.e.gap(punchGap(dialed.Sub(began)))
-		select {
-		case <-time.After(time.Until(dialed.Add(gap))):
-		case <-a.ctx.Done():
-			return nil, a.ctx.Err()
+		if err := a.pause(time.Until(dialed.Add(a.s.e.gap(punchGap(dialed.Sub(began)))))); err != nil {
+			return nil, err
 		}
+	}
+}
+
+// hostAt reports whether we also dial the peer at a listening port of its own at
+// the same address: there is no NAT, but perhaps a firewall.
+func (s *session) hostAt(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.targets, func(c Candidate) bool { return c.Type == Host && c.Addr.Addr() == addr })
+}
+
+// pause waits, or returns why the attempt is over.
+func (a *attempt) pause(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-a.ctx.Done():
+		return a.ctx.Err()
 	}
 }
 
