@@ -21,11 +21,12 @@ import (
 const runLimit = 90 * time.Second
 
 // A User is one who runs dtcp with an account and a configuration folder of
-// his own. All his addresses are on loopback.
+// his own. All his addresses are on loopback, unless he has a host.
 type User struct {
 	Account
 	Config string // folder
-	Public string // what --public says: where he accepts streams
+	Public string // what --public says: where he accepts streams; empty: nothing
+	Host   *Host  // on which he runs everything; nil: the lab's own network
 	server *Server
 	binary string
 }
@@ -40,6 +41,14 @@ func NewUser(tb testing.TB, server *Server, binary, name string) *User {
 		server:  server,
 		binary:  binary,
 	}
+}
+
+// NewUserOn is NewUser for one who sits at a host of the server's internet.
+func NewUserOn(tb testing.TB, server *Server, binary, name string, host *Host) *User {
+	tb.Helper()
+	u := NewUser(tb, server, binary, name)
+	u.Public, u.Host = "", host
+	return u
 }
 
 // Elsewhere is the same user at another machine: with a configuration folder,
@@ -69,13 +78,24 @@ func (u *User) LoginCommand() []string {
 
 // Remembered is the command line for args of a user who has logged in.
 func (u *User) Remembered(args ...string) []string {
-	return append(append([]string{u.binary}, args...), "--config", u.Config, "--public", u.Public)
+	return u.at(append(append([]string{u.binary}, args...), "--config", u.Config))
 }
 
-// where adds the flags that lead to the server and keep all on loopback.
+// where adds the flags that lead to the server.
 func (u *User) where(command []string) []string {
-	return append(command, "--password-file", u.PasswordFile, "--config", u.Config,
-		"--server", u.server.Addr, "--ca", u.server.CAFile, "--public", u.Public)
+	return u.at(append(command, "--password-file", u.PasswordFile, "--config", u.Config,
+		"--server", u.server.For(u.Host), "--ca", u.server.CAFile))
+}
+
+// at keeps all on loopback, or has the command run on the user's host.
+func (u *User) at(command []string) []string {
+	if u.Public != "" {
+		command = append(command, "--public", u.Public)
+	}
+	if u.Host != nil {
+		command = u.Host.Command(command...)
+	}
+	return command
 }
 
 // An Event is one line of --json. See the command line contract for which
@@ -99,6 +119,9 @@ type Event struct {
 	Name        string  `json:"name"`
 	Code        int     `json:"code"`
 	Message     string  `json:"message"`
+	Relay       string  `json:"relay"`
+
+	At time.Time `json:"-"` // when it was read
 }
 
 // A Run is a started dtcp.
@@ -140,7 +163,11 @@ func (u *User) StartCommand(tb testing.TB, streams Streams, command []string) *R
 	run := &Run{messages: &logBuffer{}, read: make(chan struct{})}
 	events := make(chan Event, 1024)
 	run.events = events
-	title := "dtcp " + strings.Join(command[1:min(3, len(command))], " ") + " of " + u.JID
+	what := command
+	if u.Host != nil {
+		what = command[len(u.Host.Command()):]
+	}
+	title := "dtcp " + strings.Join(what[1:min(3, len(what))], " ") + " of " + u.JID
 	showOnFailure(tb, title, run.messages.String)
 	run.Process = Launch(tb, title, cmd)
 	w.Close()
@@ -171,6 +198,7 @@ func collect(r io.Reader, log io.Writer, events chan<- Event) {
 		_, _ = log.Write(line)
 		var e Event
 		if bytes.HasPrefix(line, []byte("{")) && json.Unmarshal(line, &e) == nil {
+			e.At = time.Now()
 			select {
 			case events <- e:
 			default:

@@ -22,7 +22,7 @@ var (
 const programsVariable = "DTCP_LAB_PROGRAMS"
 
 // The programs under test, built before the first test when -lab is given.
-var dtcpBinary, barePeerBinary string
+var dtcpBinary, dtcpdBinary, barePeerBinary string
 
 // TestMain takes the tests named TestLab… out of the run, unless they were
 // asked for, and those named TestLabLong… unless -long asks for them too: a
@@ -56,7 +56,7 @@ func leaveOut(pattern string) {
 func runLab(m *testing.M) int {
 	if lab.Inside() {
 		dir := os.Getenv(programsVariable)
-		dtcpBinary, barePeerBinary = filepath.Join(dir, "dtcp"), filepath.Join(dir, "barepeer")
+		dtcpBinary, dtcpdBinary, barePeerBinary = filepath.Join(dir, "dtcp"), filepath.Join(dir, "dtcpd"), filepath.Join(dir, "barepeer")
 		if err := lab.RaiseLoopback(); err != nil {
 			fmt.Fprintln(os.Stderr, "lab:", err)
 			return 1

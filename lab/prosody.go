@@ -4,6 +4,7 @@ package lab
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,19 @@ import (
 // Its proxy has nothing to tune: [TunedProxy] is [Proxy].
 func StartProsody(tb testing.TB, extras ...Extra) *Server {
 	tb.Helper()
+	return startProsody(tb, nil, extras)
+}
+
+// StartProsodyOn is StartProsody on a host of an internet, at all its addresses:
+// at port 5222 with STARTTLS, at 443 with TLS.
+func StartProsodyOn(tb testing.TB, host *Host, extras ...Extra) *Server {
+	tb.Helper()
+	return startProsody(tb, host, extras)
+}
+
+// startProsody starts a Prosody on a host; nil is the lab's own network.
+func startProsody(tb testing.TB, host *Host, extras []Extra) *Server {
+	tb.Helper()
 	const domain = "prosody.test"
 	prosody, ctl := path(tb, "prosody"), path(tb, "prosodyctl")
 	dir := tb.TempDir()
@@ -25,16 +39,22 @@ func StartProsody(tb testing.TB, extras ...Extra) *Server {
 	config := filepath.Join(dir, "prosody.cfg.lua")
 	log := filepath.Join(dir, "prosody.log")
 	data := filepath.Join(dir, "data")
-	port, tlsPort := FreePort(tb), FreePort(tb)
+	ip, interfaces := netip.AddrFrom4([4]byte{127, 0, 0, 1}), `"127.0.0.1"`
+	port, tlsPort := uint16(FreePort(tb)), uint16(FreePort(tb))
+	if host != nil {
+		ip, interfaces = host.V4, `"*", "::"`
+		port, tlsPort = 5222, 443
+	}
 
 	s := &Server{
-		Name: "prosody", Domain: domain, Addr: loopback(port), DirectTLS: loopback(tlsPort),
-		CAFile: certs.CA, Chain: certs.Chain, iqLog: filepath.Join(dir, "iq.log"),
+		Name: "prosody", Domain: domain,
+		Addr: netip.AddrPortFrom(ip, port).String(), DirectTLS: netip.AddrPortFrom(ip, tlsPort).String(),
+		CAFile: certs.CA, Chain: certs.Chain, iqLog: filepath.Join(dir, "iq.log"), host: host,
 	}
 	s.extend(tb, dir, extras)
-	text := fmt.Appendf(nil, prosodyConfig, dir, port, tlsPort)
+	text := fmt.Appendf(nil, prosodyConfig, dir, interfaces, port, tlsPort)
 	if s.Component != "" {
-		text = fmt.Appendf(text, "component_ports = { %s }\n", portOf(s.ComponentAddr))
+		text = fmt.Appendf(text, "component_ports = { %s }\ncomponent_interfaces = { %s }\n", portOf(s.ComponentAddr), interfaces)
 	}
 	if s.Proxy != "" {
 		text = fmt.Appendf(text, "proxy65_ports = { %d }\n", FreePort(tb))
@@ -66,14 +86,18 @@ func StartProsody(tb testing.TB, extras ...Extra) *Server {
 	showOnFailure(tb, "Prosody's log", tailOf(log))
 	s.launch = func(tb testing.TB) *Process {
 		tb.Helper()
-		cmd := exec.Command(prosody, "-F", "--config", config)
+		command := []string{prosody, "-F", "--config", config}
+		if host != nil {
+			command = host.Command(command...)
+		}
+		cmd := exec.Command(command[0], command[1:]...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
 		cmd.Env = append(os.Environ(), "LAB_IQ_LOG="+s.iqLog)
 		p := Launch(tb, "prosody", cmd)
-		awaitPort(tb, p, s.Addr, startLimit)
-		awaitPort(tb, p, s.DirectTLS, startLimit)
+		s.await(tb, p, s.Addr)
+		s.await(tb, p, s.DirectTLS)
 		if s.Component != "" {
-			awaitPort(tb, p, s.ComponentAddr, startLimit)
+			s.await(tb, p, s.ComponentAddr)
 		}
 		return p
 	}
@@ -81,8 +105,8 @@ func StartProsody(tb testing.TB, extras ...Extra) *Server {
 	return s
 }
 
-// prosodyConfig takes the folder, the STARTTLS port and the TLS port. The hosts
-// follow it.
+// prosodyConfig takes the folder, the interfaces, the STARTTLS port and the TLS
+// port. The hosts follow it.
 const prosodyConfig = `
 local dir = %q
 run_as_root = true
@@ -93,7 +117,7 @@ certificates = dir
 plugin_paths = { dir .. "/plugins" }
 modules_enabled = { "roster", "saslauth", "tls", "disco", "ping", "smacks", "carbons", "lab_iq_log" }
 modules_disabled = { "s2s", "s2s_auth_certs" }
-interfaces = { "127.0.0.1" }
+interfaces = { %s }
 c2s_ports = { %d }
 c2s_direct_tls_ports = { %d }
 c2s_require_encryption = true

@@ -4,6 +4,8 @@ package lab
 
 import (
 	"embed"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -22,8 +24,8 @@ const startLimit = time.Minute
 //go:embed servers
 var serverModules embed.FS
 
-// A Server is a running XMPP server that serves one domain on loopback and
-// offers SCRAM behind STARTTLS, which it demands.
+// A Server is a running XMPP server that serves one domain, on loopback unless
+// it is on a [Host], and offers SCRAM behind STARTTLS, which it demands.
 type Server struct {
 	Name      string // "prosody" or "ejabberd"
 	Domain    string
@@ -37,6 +39,7 @@ type Server struct {
 	SecretFile    string // with [Component]: mode 0600, one line
 	Proxy         string // with [Proxy] or [TunedProxy]: its address
 
+	host     *Host // nil: the lab's own network
 	process  *Process
 	launch   func(testing.TB) *Process // returns when every port answers
 	accounts atomic.Int64
@@ -107,6 +110,9 @@ func (s *Server) extend(tb testing.TB, dir string, extras []Extra) {
 		switch extra {
 		case Component:
 			s.ComponentAddr, s.Component = loopback(FreePort(tb)), "dtcp."+s.Domain
+			if s.host != nil {
+				s.ComponentAddr = net.JoinHostPort(s.host.V4.String(), portOf(s.ComponentAddr))
+			}
 			s.SecretFile = filepath.Join(dir, "secret")
 			writeFile(tb, s.SecretFile, []byte(componentSecret+"\n"))
 		case Proxy, TunedProxy:
@@ -121,6 +127,29 @@ const componentSecret = "secret of the component"
 // portOf is the port of an address that the harness made.
 func portOf(address string) string {
 	return address[strings.LastIndexByte(address, ':')+1:]
+}
+
+// await returns when the server accepts connections at addr.
+func (s *Server) await(tb testing.TB, p *Process, addr string) {
+	tb.Helper()
+	if s.host == nil {
+		awaitPort(tb, p, addr, startLimit)
+		return
+	}
+	s.host.AwaitPort(tb, p, netip.MustParseAddrPort(addr))
+}
+
+// For is the address at which a user logs in from a host of the server's
+// internet: at a port that every network lets out.
+func (s *Server) For(h *Host) string {
+	if h == nil {
+		return s.Addr
+	}
+	ip := s.host.V4
+	if !h.V4.IsValid() {
+		ip = s.host.V6
+	}
+	return net.JoinHostPort(ip.String(), portOf(s.DirectTLS))
 }
 
 // Process is the server's process, as it runs now.

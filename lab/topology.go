@@ -155,6 +155,10 @@ func NewInternet(delay time.Duration) *Internet {
 	i := &Internet{Delay: delay, prefix: fmt.Sprintf("lab%d-", internets.Add(1))}
 	i.node(&i.Namespace, "internet")
 	i.route = true
+	// Private addresses lead nowhere from here, and nobody says so.
+	for _, network := range []string{"10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"} {
+		fmt.Fprintf(&i.lines, "route add blackhole %s\n", network)
+	}
 	return i
 }
 
