@@ -70,6 +70,15 @@ var layers = map[string]layer{
 	},
 	"internal/gather": {
 		why: "what the machine can offer is asked of the operating system alone",
+		may: "golang.org/x/sys/unix",
+	},
+	"internal/gather/portmap": {
+		why: "who asks gateways knows nothing of what a port is for",
+		may: "github.com/huin/goupnp github.com/huin/goupnp/dcps/internetgateway2 github.com/huin/goupnp/soap " +
+			"github.com/libp2p/go-netroute",
+	},
+	"internal/gather/stun": {
+		why: "a codec and one question, over any net.Conn",
 	},
 	"internal/relay": {
 		why: "a relay shares with an endpoint the wire, and with its server stanzas; it knows no session and no login",
@@ -107,6 +116,14 @@ var layers = map[string]layer{
 		may: ". internal/profile internal/rendezvous internal/transfer xmpp xmpp/jid xmpp/stanza " +
 			"github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys/unix golang.org/x/term",
 		tests: "github.com/google/go-cmp/cmp github.com/rogpeppe/go-internal/testscript",
+	},
+	"cmd/dtcpd": {
+		why: "a program joins everything; nothing joins a program, and metrics stay out of what is shipped to users",
+		may: "internal/relay internal/rendezvous internal/wire xmpp xmpp/jid xmpp/stanza " +
+			"github.com/BurntSushi/toml github.com/prometheus/client_golang/prometheus github.com/prometheus/client_golang/prometheus/collectors " +
+			"github.com/prometheus/client_golang/prometheus/promhttp github.com/rogpeppe/go-internal/lockedfile " +
+			"github.com/spf13/cobra golang.org/x/sys/unix golang.org/x/term",
+		tests: "internal/xmlstream github.com/google/go-cmp/cmp github.com/rogpeppe/go-internal/testscript",
 	},
 	"lab": {
 		why:   "the harness drives programs from outside; only its benchmarks use the library",

@@ -1,7 +1,13 @@
-// Package gather finds what a machine can offer to be dialed at: the addresses
-// of its interfaces. (Gateway mappings and punch ports will join them here.)
+// Package gather finds what a machine can offer to be dialed at, and says what
+// stands between it and its peers.
 //
-// [HostAddrs] is pure; [System] asks the operating system and sends nothing.
+// [System] and [HostAddrs] give the addresses of its interfaces, and a [Watcher]
+// says when they may have changed. What a NAT makes of a port is observed by a
+// relay or by a STUN server (package stun); [Classify] names it, and [Predict]
+// says which port is next. Package portmap asks gateways for mappings.
+//
+// This package sends nothing: [System] asks the operating system, the rest is
+// pure.
 package gather
 
 import (
@@ -17,7 +23,21 @@ type Interface struct {
 	Name     string
 	Up       bool
 	Loopback bool
-	Addrs    []netip.Addr
+	Addrs    []Addr
+}
+
+// Addr is an address of an interface.
+type Addr struct {
+	netip.Addr
+
+	// Temporary addresses change by the day, so that their owner cannot be
+	// followed by them (RFC 8981).
+	Temporary bool
+	// Deprecated addresses are still valid, but not for what is new: they were
+	// replaced, or their network is about to go (RFC 4862, 5.5.4).
+	Deprecated bool
+	// Unusable addresses are not known to be unique yet, or known not to be.
+	Unusable bool
 }
 
 // HostAddrs picks the addresses worth offering, best first: IPv6 global, IPv4
@@ -25,6 +45,14 @@ type Interface struct {
 // Left out are loopback and link-local addresses, interfaces that are down, and
 // the bridges that containers and virtual machines live behind: no peer can
 // reach those, and their addresses are the same on every machine.
+//
+// Where an interface has temporary addresses in a network, its stable ones of
+// that network are left out (RFC 8445, 5.1.1.1, for the sake of privacy). That
+// is also what works: the system dials from the temporary address (RFC 6724,
+// section 5, rule 7), so that is the one for which a firewall lets the peer in.
+// A temporary address is valid for days after it was replaced, longer than an
+// offer. Deprecated addresses are left out where the interface has another of
+// the same kind (rule 3).
 func HostAddrs(interfaces []Interface) []netip.Addr {
 	var found []netip.Addr
 	for _, i := range interfaces {
@@ -32,15 +60,45 @@ func HostAddrs(interfaces []Interface) []netip.Addr {
 			continue
 		}
 		for _, a := range i.Addrs {
-			a = a.Unmap().WithZone("")
-			if a.IsGlobalUnicast() && !slices.Contains(found, a) {
-				found = append(found, a)
+			if plain := a.plain(); a.offered(i.Addrs) && !slices.Contains(found, plain) {
+				found = append(found, plain)
 			}
 		}
 	}
 	slices.SortStableFunc(found, func(a, b netip.Addr) int { return rank(a) - rank(b) })
 	return found
 }
+
+// plain returns the address as a peer is told it.
+func (a Addr) plain() netip.Addr { return a.Unmap().WithZone("") }
+
+// offered reports whether an address is to be offered, given all of its
+// interface.
+func (a Addr) offered(all []Addr) bool {
+	plain := a.plain()
+	if a.Unusable || !plain.IsGlobalUnicast() || translation.Contains(plain) {
+		return false
+	}
+	better := func(b Addr) bool {
+		if b.Unusable || b.Deprecated || b.Is4() != a.Is4() {
+			return false
+		}
+		sameNetwork := network(b.Addr) == network(a.Addr)
+		return a.Deprecated && rank(b.plain()) == rank(plain) || b.Temporary && !a.Temporary && sameNetwork
+	}
+	return !slices.ContainsFunc(all, better)
+}
+
+// network returns the IPv6 network of an address, whose interfaces have 64 bits
+// (RFC 4291, 2.5.1).
+func network(a netip.Addr) netip.Prefix {
+	p, _ := a.WithZone("").Prefix(64) // fails for IPv4, which has no temporary addresses
+	return p
+}
+
+// translation is the range for what turns IPv4 into IPv6 within one machine (RFC
+// 7335).
+var translation = netip.MustParsePrefix("192.0.0.0/29")
 
 // rank orders addresses by how likely a peer anywhere can use them.
 func rank(a netip.Addr) int {
@@ -68,7 +126,7 @@ func bridge(name string) bool {
 	return slices.ContainsFunc(bridges, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// System returns the interfaces of this machine.
+// System returns the interfaces of this machine, and sends nothing.
 func System() ([]Interface, error) {
 	all, err := net.Interfaces()
 	if err != nil {
@@ -83,10 +141,11 @@ func System() ([]Interface, error) {
 		in := Interface{Name: i.Name, Up: i.Flags&net.FlagUp != 0, Loopback: i.Flags&net.FlagLoopback != 0}
 		for _, a := range addrs {
 			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-				in.Addrs = append(in.Addrs, prefix.Addr())
+				in.Addrs = append(in.Addrs, Addr{Addr: prefix.Addr()})
 			}
 		}
 		found = append(found, in)
 	}
+	markIPv6(found)
 	return found, nil
 }

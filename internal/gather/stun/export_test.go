@@ -1,0 +1,5 @@
+package stun
+
+var Parse = parse
+
+const Limit = limit
