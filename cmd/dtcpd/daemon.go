@@ -1,0 +1,438 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dtcp-relay/dtcp/internal/relay"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+)
+
+// relistenWait is how long a port that failed is left alone.
+const relistenWait = time.Second
+
+// daemon is a relay, what connects it with XMPP, and what tells of it.
+type daemon struct {
+	config  atomic.Pointer[config] // replaced by SIGHUP
+	log     *logger
+	relay   *relay.Relay
+	keys    *relay.Keyring
+	hosts   []relay.Host
+	xmpp    xmppSide
+	usage   *usageLog // nil: none is kept
+	metrics *metrics  // nil: nowhere
+
+	ports   []*port
+	ending  chan struct{} // closed when ports must not be listened at again
+	serving sync.WaitGroup
+}
+
+// xmppSide is how the relay is reached by XMPP: as a component, or in the same
+// process.
+type xmppSide interface {
+	start(d *daemon) error
+	trouble() string // why nobody can ask the relay now, or ""
+	reload() error
+	close()
+}
+
+// newDaemon opens everything that must be there for the daemon to be of use: a
+// failure is fatal, while what fails later is tried again.
+func newDaemon(c *config, log *logger) (d *daemon, err error) {
+	d = &daemon{log: log, ending: make(chan struct{})}
+	d.config.Store(c)
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return nil, err
+	}
+	if c.Component.SecretFile != "" && exposed(c.Component.SecretFile) {
+		log.say("warning: all users can read %s: chmod o= it", c.Component.SecretFile)
+	}
+	if d.keys, err = relay.LoadKeyring(c.Relay.KeyFile); err != nil {
+		return nil, err
+	}
+	for _, address := range c.Relay.Listen {
+		if err := d.listen("relay", address); err != nil {
+			return nil, err
+		}
+	}
+	if d.hosts, err = d.leased(c); err != nil {
+		return nil, err
+	}
+	if c.Usage.File != "" {
+		if d.usage, err = openUsageLog(c.Usage.File, c.Usage.Blur, log); err != nil {
+			return nil, fmt.Errorf("usage log: %w", err)
+		}
+	}
+	d.metrics = newMetrics(d)
+	d.relay, err = relay.New(relay.Config{
+		Domain: c.domain, Keys: d.keys, Node: c.Relay.Node, Hosts: d.hosts, Rules: c.rules,
+		Usage: d.ended, Refused: d.refused,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if c.Standalone != nil {
+		d.xmpp = &standalone{}
+	} else {
+		d.xmpp = &component{}
+	}
+	if err := d.xmpp.start(d); err != nil {
+		return nil, err
+	}
+	if listen := *c.Metrics.Listen; listen != "" {
+		if err := d.metrics.listen(listen); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// port is an address that is listened at for as long as the daemon runs.
+type port struct {
+	what     string                 // "relay" or "XMPP"
+	address  string                 // of the configuration; with the port that the system chose
+	listener net.Listener           // the first one
+	served   bool                   // then it is serve's
+	down     atomic.Pointer[string] // why, while it is
+}
+
+// listen opens a port; serve serves it.
+func (d *daemon) listen(what, address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("%s port: %w", what, err)
+	}
+	host, _, _ := net.SplitHostPort(address)
+	_, number, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		l.Close()
+		return err
+	}
+	d.ports = append(d.ports, &port{what: what, address: net.JoinHostPort(host, number), listener: l})
+	return nil
+}
+
+// serve serves p by f, which closes the listener it takes, and returns nil when
+// what it belongs to is closed. A port that fails is opened again.
+func (d *daemon) serve(p *port, f func(net.Listener) error) {
+	p.served = true
+	// Owned by the daemon; close ends what f belongs to, and waits.
+	d.serving.Go(func() {
+		for l := p.listener; l != nil; l = d.relisten(p) {
+			if p.down.Swap(nil) != nil {
+				d.log.say("%s port %s: listening again", p.what, p.address)
+			}
+			err := f(l)
+			if err == nil {
+				return
+			}
+			d.failed(p, err)
+		}
+	})
+}
+
+// failed notes that p is down.
+func (d *daemon) failed(p *port, err error) {
+	why := fmt.Sprintf("%s port %s: %v", p.what, p.address, err)
+	if p.down.Swap(&why) == nil {
+		d.log.say("%s; trying again", why)
+	}
+}
+
+// relisten opens a port again. It returns nil when the daemon ends.
+func (d *daemon) relisten(p *port) net.Listener {
+	ticker := time.NewTicker(relistenWait)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-d.ending:
+			return nil
+		}
+		l, err := net.Listen("tcp", p.address)
+		if err == nil {
+			return l
+		}
+		d.failed(p, err)
+	}
+}
+
+// leased returns what leases name: what the configuration says is public, or
+// the addresses of the relay's ports.
+func (d *daemon) leased(c *config) ([]relay.Host, error) {
+	var hosts []relay.Host
+	for _, address := range c.Relay.Public {
+		host, number, err := splitPublic(address)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, relay.Host{Addr: host, Port: number})
+	}
+	if len(c.Relay.Public) == 0 {
+		own, err := interfaceAddresses()
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range d.ports {
+			for _, a := range reachable(p.listener.Addr(), own) {
+				hosts = append(hosts, relay.Host{Addr: a.Addr().String(), Port: a.Port()})
+			}
+		}
+		hosts = hosts[:min(len(hosts), maxHosts-len(c.Relay.PublicTLS))]
+		if len(hosts) == 0 && len(c.Relay.PublicTLS) == 0 {
+			return nil, errors.New("this machine has no address that could be told to peers: set relay.public")
+		}
+	}
+	if len(c.Relay.PublicTLS) == 0 {
+		return hosts, nil
+	}
+	certificate, err := c.relayCertificate(time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("the relay's certificate: %w", err)
+	}
+	for _, address := range c.Relay.PublicTLS {
+		host, number, err := splitPublic(address)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, relay.Host{Addr: host, Port: number, TLS: &certificate})
+	}
+	return hosts, nil
+}
+
+func interfaceAddresses() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var found []netip.Addr
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			found = append(found, p.Addr().Unmap())
+		}
+	}
+	return found, nil
+}
+
+// reachable returns the addresses by which others reach a listener: its own, or
+// if that is any, those of this machine; public ones, or if there are none,
+// private ones.
+func reachable(listener net.Addr, own []netip.Addr) []netip.AddrPort {
+	at, err := netip.ParseAddrPort(listener.String())
+	if err != nil {
+		return nil
+	}
+	if !at.Addr().IsUnspecified() {
+		return []netip.AddrPort{netip.AddrPortFrom(at.Addr().Unmap(), at.Port())}
+	}
+	var public, private []netip.AddrPort
+	for _, a := range own {
+		switch {
+		case !a.IsGlobalUnicast(), at.Addr().Is4() && !a.Is4():
+		case a.IsPrivate():
+			private = append(private, netip.AddrPortFrom(a, at.Port()))
+		default:
+			public = append(public, netip.AddrPortFrom(a, at.Port()))
+		}
+	}
+	if len(public) > 0 {
+		return public
+	}
+	return private
+}
+
+// ended is told of each stream's end, by the relay.
+func (d *daemon) ended(u relay.Usage) {
+	d.metrics.ended(u)
+	if d.usage != nil {
+		d.usage.add(u)
+	}
+}
+
+// refused is told of each refusal, by the relay, which counts them.
+func (d *daemon) refused(reason string, remote netip.AddrPort, owner jid.JID) {
+	if d.log.verbose {
+		d.log.say("refused: %s (%v %v)", reason, remote, owner)
+	}
+}
+
+// health says why the relay is of no use now, or "".
+func (d *daemon) health() string {
+	var troubles []string
+	for _, p := range d.ports {
+		if why := p.down.Load(); why != nil {
+			troubles = append(troubles, *why)
+		}
+	}
+	if why := d.xmpp.trouble(); why != "" {
+		troubles = append(troubles, why)
+	}
+	if d.relay.Stats().Draining {
+		troubles = append(troubles, "draining: no new streams")
+	}
+	return strings.Join(troubles, "; ")
+}
+
+// run serves until a signal ends it. load reads the configuration again.
+func (d *daemon) run(ctx context.Context, signals *signals, load func() (*config, error)) error {
+	defer d.close()
+	for _, p := range d.ports {
+		if p.what == "relay" {
+			d.serve(p, d.relay.Serve)
+		}
+	}
+	var told []string
+	for _, h := range d.hosts {
+		at := net.JoinHostPort(h.Addr, fmt.Sprint(h.Port))
+		if h.TLS != nil {
+			at += " (TLS)"
+		}
+		told = append(told, at)
+	}
+	d.log.say("relay %v is at %s, for %s", d.config.Load().domain, strings.Join(told, ", "), allowed(d.config.Load().rules.Allow))
+	notify("READY=1", "STATUS=serving")
+	for {
+		select {
+		case <-signals.reload:
+			d.reload(load)
+		case <-signals.end:
+			return d.drain(ctx, signals)
+		}
+	}
+}
+
+// allowed names those whom the relay is for.
+func allowed(list []jid.JID) string {
+	if len(list) == 0 {
+		return "nobody: nothing is allowed in [relay]"
+	}
+	var names []string
+	for _, j := range list {
+		if j.Local() == "" {
+			names = append(names, "users of "+j.String())
+		} else {
+			names = append(names, j.String())
+		}
+	}
+	if more := len(names) - 5; more > 0 {
+		names = append(names[:5], fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
+}
+
+// reload takes over what may change, or says why not.
+func (d *daemon) reload(load func() (*config, error)) {
+	notify("RELOADING=1")
+	defer notify("READY=1")
+	if d.usage != nil {
+		d.usage.rotated()
+	}
+	old := d.config.Load()
+	c, err := load()
+	if err == nil {
+		err = d.xmpp.reload()
+	}
+	if err != nil {
+		d.log.say("not reloaded, what was goes on: %v", err)
+		return
+	}
+	d.relay.Reload(c.rules)
+	if d.usage != nil {
+		d.usage.blur.Store(c.Usage.Blur)
+	}
+	d.config.Store(c)
+	d.log.say("reloaded: for %s", allowed(c.rules.Allow))
+	if keys := old.fixed(c); len(keys) > 0 {
+		d.log.say("changed, but only from the next start on: %s", strings.Join(keys, ", "))
+	}
+}
+
+// fixed names the keys that differ and that only a start changes.
+func (c *config) fixed(other *config) []string {
+	var keys []string
+	note := func(key string, same bool) {
+		if !same {
+			keys = append(keys, key)
+		}
+	}
+	note("state", c.State == other.State)
+	note("[component]", c.Component == other.Component && c.secret == other.secret)
+	a, b := c.Standalone, other.Standalone
+	note("[standalone]", (a == nil) == (b == nil) && (a == nil ||
+		a.Domain == b.Domain && a.Relay == b.Relay && a.Public == b.Public && slices.Equal(a.Listen, b.Listen)))
+	note("relay.listen", slices.Equal(c.Relay.Listen, other.Relay.Listen))
+	note("relay.public", slices.Equal(c.Relay.Public, other.Relay.Public))
+	note("relay.public_tls", slices.Equal(c.Relay.PublicTLS, other.Relay.PublicTLS))
+	note("relay.certificate", c.Relay.Certificate == other.Relay.Certificate && c.Relay.Key == other.Relay.Key)
+	note("relay.key_file", c.Relay.KeyFile == other.Relay.KeyFile)
+	note("relay.node", c.Relay.Node == other.Relay.Node)
+	note("metrics.listen", *c.Metrics.Listen == *other.Metrics.Listen)
+	note("usage.file", c.Usage.File == other.Usage.File)
+	return keys
+}
+
+// drain lets streams end for as long as the configuration says, or until a
+// second signal.
+func (d *daemon) drain(ctx context.Context, signals *signals) error {
+	notify("STOPPING=1")
+	limit := time.Duration(d.config.Load().Relay.Drain)
+	if n := d.relay.Stats().Streams; n > 0 {
+		d.log.say("draining: %d streams may go on for %v; a second signal ends them", n, limit)
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	drained := make(chan int, 1)
+	// Owned by this call, which waits for it; it ends with the streams, or with
+	// bounded.
+	go func() { drained <- d.relay.Drain(bounded) }()
+	var left int
+	select {
+	case left = <-drained:
+	case <-signals.end:
+		cancel()
+		left = <-drained
+	}
+	if left > 0 {
+		d.log.say("ended, and %d streams with it", left)
+	} else {
+		d.log.say("ended")
+	}
+	return nil
+}
+
+// close ends everything, in the order in which nobody misses anything.
+func (d *daemon) close() {
+	close(d.ending)
+	if d.xmpp != nil {
+		d.xmpp.close()
+	}
+	if d.relay != nil {
+		_ = d.relay.Close() // is always nil
+	}
+	for _, p := range d.ports {
+		if !p.served {
+			p.listener.Close()
+		}
+	}
+	d.serving.Wait()
+	if d.metrics != nil {
+		d.metrics.close()
+	}
+	if d.usage != nil {
+		d.usage.close()
+	}
+}
