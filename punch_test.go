@@ -55,7 +55,9 @@ func TestPunchSeeds(t *testing.T) {
 // punched tells the story of one seed, and returns the kind of path.
 func punched(t *testing.T, a, b place, seed uint64) (kind dtcp.CandidateType) {
 	random := rand.New(rand.NewPCG(seed, 46))
-	between := func(least, most time.Duration) time.Duration { return least + time.Duration(random.Int64N(int64(most-least+1))) }
+	between := func(least, most time.Duration) time.Duration {
+		return least + time.Duration(random.Int64N(int64(most-least+1)))
+	}
 	// The way through the relay is no shortcut; if it were, it would be right to
 	// take it.
 	o := &relayOptions{a: between(time.Millisecond, 150*time.Millisecond), b: between(time.Millisecond, 150*time.Millisecond), addresses: 2}
