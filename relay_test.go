@@ -10,6 +10,7 @@ import (
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/memnet"
+	"github.com/dtcp-relay/dtcp/internal/relay"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
@@ -17,8 +18,9 @@ import (
 // relayOptions give a world a relay, which its server lists.
 type relayOptions struct {
 	a, b      time.Duration  // round trips between A, B and the relay
-	run       relayingServer // nil: an honest one
-	addresses int            // of the relay, 1 or 2; 0 is 1
+	run       relayingServer // nil: internal/relay
+	addresses int            // of that, 1 or 2; 0 is 1
+	limits    relay.Limits   // of that
 }
 
 // relayingServer is a relay, ours or one of the tests'.
@@ -46,11 +48,23 @@ func (w *world) serveRelay(o *relayOptions) (stop func()) {
 	w.t.Helper()
 	run := o.run
 	if run == nil {
-		bent := newBentRelay(relayAddr.String())
+		hosts := []relay.Host{{Addr: relayAddr.Addr().String(), Port: relayAddr.Port()}}
 		if o.addresses == 2 {
-			bent.addrs = append(bent.addrs, relayAddr2.String())
+			hosts = append(hosts, relay.Host{Addr: relayAddr2.Addr().String(), Port: relayAddr2.Port()})
 		}
-		run = bent
+		r, err := relay.New(relay.Config{
+			Domain: relayJID, Keys: relay.NewKeyring(), Node: "r", Hosts: hosts,
+			Rules: relay.Rules{Access: relay.Access{Allow: []jid.JID{jid.MustParse("example.org")}}, Limits: o.limits},
+		})
+		w.check(err)
+		defer func() {
+			closeListener := stop
+			stop = func() {
+				w.check(r.Close())
+				closeListener()
+			}
+		}()
+		run = r
 	}
 	l, err := w.relay.Listen(w.t.Context(), netip.AddrPortFrom(netip.Addr{}, relayAddr.Port()))
 	w.check(err)
@@ -59,7 +73,7 @@ func (w *world) serveRelay(o *relayOptions) (stop func()) {
 	served := make(chan error, 1)
 	go func() { served <- run.Serve(l) }()
 	return func() {
-		w.check(l.Close())
+		_ = l.Close() // the relay may have done so
 		<-served
 	}
 }
