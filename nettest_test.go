@@ -25,8 +25,9 @@ type switchboard struct {
 	delay     time.Duration // from user to user
 	intercept func(from jid.JID, e stanza.Element) []stanza.Element
 
-	mu    sync.Mutex
-	users map[jid.JID]*user
+	mu       sync.Mutex
+	users    map[jid.JID]*user
+	services map[jid.JID]func(stanza.IQ) stanza.IQ // answer at once
 }
 
 type user struct {
@@ -41,7 +42,9 @@ type user struct {
 	taking  sync.Mutex  // keeps them in order
 }
 
-func newSwitchboard() *switchboard { return &switchboard{users: map[jid.JID]*user{}} }
+func newSwitchboard() *switchboard {
+	return &switchboard{users: map[jid.JID]*user{}, services: map[jid.JID]func(stanza.IQ) stanza.IQ{}}
+}
 
 func (b *switchboard) user(address string) *user {
 	b.mu.Lock()
@@ -91,9 +94,11 @@ func (u *user) Send(_ context.Context, q stanza.IQ) error {
 // pass brings an iq to where it goes.
 func (b *switchboard) pass(q stanza.IQ) error {
 	b.mu.Lock()
-	to := b.users[q.To]
+	to, service := b.users[q.To], b.services[q.To]
 	b.mu.Unlock()
 	switch {
+	case service != nil:
+		return b.pass(service(q))
 	case to == nil:
 		return stanza.NewError(stanza.ServiceUnavailable, "")
 	case b.delay == 0:

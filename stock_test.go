@@ -36,6 +36,13 @@ type stockPeer struct {
 // stockStory runs f with an extended peer E and a stock peer S, 50 ms apart.
 func stockStory(t *testing.T, config dtcp.Config, f func(t *testing.T, e *dtcp.Endpoint, host *memnet.Host, s *stockPeer)) {
 	t.Helper()
+	config.NoRelay = true
+	stockStoryAt(t, config, func(*memnet.Net, *switchboard, *memnet.Host) func() { return func() {} }, f)
+}
+
+// stockStoryAt is stockStory in an internet where place has placed more.
+func stockStoryAt(t *testing.T, config dtcp.Config, place func(*memnet.Net, *switchboard, *memnet.Host) (stop func()), f func(t *testing.T, e *dtcp.Endpoint, host *memnet.Host, s *stockPeer)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		n.SetDefaultLatency(25 * time.Millisecond)
@@ -45,6 +52,7 @@ func stockStory(t *testing.T, config dtcp.Config, f func(t *testing.T, e *dtcp.E
 			t: t, user: board.user("stock@example.org/old"), host: n.Host("S", netip.MustParseAddr("192.0.2.2")),
 			key: "a1b2c3d4", asked: make(chan stanza.IQ, 8), gaveUp: make(chan stanza.IQ, 8),
 		}
+		defer place(n, board, host)()
 		var err error
 		if s.listener, err = s.host.Listen(t.Context(), netip.MustParseAddrPort("192.0.2.2:8000")); err != nil {
 			t.Fatal(err)
