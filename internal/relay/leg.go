@@ -99,7 +99,7 @@ func (l *connLeg) act(a action) (done bool) {
 	if a.text != "" {
 		_ = l.conn.SetWriteDeadline(time.Now().Add(writeTime)) // fails only if it is closed
 		if _, err := io.WriteString(l.conn, a.text); err != nil && a.do == say {
-			return l.lost()
+			return l.gone() // if not, what it is told next will tell
 		}
 	}
 	switch {
@@ -115,19 +115,24 @@ func (l *connLeg) act(a action) (done bool) {
 	return true
 }
 
-// lost is called when the connection has failed, or its peer has ended it. The
-// leg is done, if need be after what it is just being told.
+// lost is called when reading has failed, or come to the end. The leg is done, if
+// need be after what it is just being told.
 func (l *connLeg) lost() (done bool) {
+	return l.gone() || l.act(<-l.told)
+}
+
+// gone tells the core that the connection is no more, and reports whether the
+// leg was still on its way.
+func (l *connLeg) gone() bool {
 	l.relay.mu.Lock()
 	now := time.Now()
 	gone := l.relay.core.gone(&l.leg, now)
 	l.relay.settle(now)
 	l.relay.mu.Unlock()
-	if !gone {
-		return l.act(<-l.told)
+	if gone {
+		_ = l.conn.Close() // nobody is left to tell
 	}
-	_ = l.conn.Close() // nobody is left to tell
-	return true
+	return gone
 }
 
 // do implements [hand].
