@@ -2,11 +2,14 @@ package dtcp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
 )
 
 // This file is what an Endpoint offers to be dialed at, and how it comes by it.
@@ -61,6 +64,27 @@ func drawGap(least, most time.Duration) time.Duration { return least + rand.N(mo
 // gathered, or a second after [NewEndpoint]. Dial and the answers to requests
 // wait for it.
 func (e *Endpoint) Ready() <-chan struct{} { return e.ready }
+
+// AwaitRelay waits until the search for a relay that [NewEndpoint] has begun is
+// over, 10 s at most. It returns the address of the relay, or XEP-0065 proxy, that
+// lends this end an address at this moment, or why none does: a [*stanza.Error] is
+// a refusal.
+func (e *Endpoint) AwaitRelay(ctx context.Context) (jid.JID, error) {
+	switch known := e.relays.await(ctx); {
+	case known.lease != nil:
+		return known.lease.relay, nil
+	case known.proxy != nil:
+		return known.proxy.jid, nil
+	case known.err != nil:
+		return jid.JID{}, fmt.Errorf("dtcp: %w", known.err)
+	case ctx.Err() != nil:
+		return jid.JID{}, ctx.Err()
+	}
+	return jid.JID{}, errNoRelay
+}
+
+// errNoRelay is why there is no lease where nobody was named.
+var errNoRelay = errors.New("dtcp: the server lists neither a relay nor a proxy")
 
 // Candidates returns what the Endpoint offers at this moment, best first; of a
 // relay only an address that a lease is there for.

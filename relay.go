@@ -99,7 +99,7 @@ func (r *relays) run(ctx context.Context) {
 // permanentRefusal reports whether asking again soon is of no use.
 func permanentRefusal(err error) bool {
 	var refused *stanza.Error
-	return errors.As(err, &refused) && slices.Contains([]string{
+	return errors.Is(err, errNotRelay) || errors.As(err, &refused) && slices.Contains([]string{
 		stanza.Forbidden, stanza.NotAllowed, stanza.NotAuthorized, stanza.PolicyViolation, stanza.NotAcceptable,
 		stanza.ServiceUnavailable, stanza.FeatureNotImplemented, stanza.ItemNotFound,
 	}, refused.Condition)
@@ -162,6 +162,9 @@ func (r *relays) after(ctx context.Context, refused *lease) (*lease, error) {
 	}
 }
 
+// errNotRelay is why what the user has named lends nothing.
+var errNotRelay = errors.New("neither a relay nor a proxy")
+
 // look renews a lease or finds another.
 func (r *relays) look(ctx context.Context, old *lease) relaying {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
@@ -180,20 +183,26 @@ func (r *relays) look(ctx context.Context, old *lease) relaying {
 		return relaying{err: err}
 	}
 	kinds := make([]map[string]bool, len(entities))
+	failed := make([]error, len(entities))
 	var asked sync.WaitGroup
 	for i, entity := range entities {
 		// Owned and waited for by this call; ctx ends it.
-		asked.Go(func() { kinds[i] = r.proxyKinds(ctx, entity) })
+		asked.Go(func() { kinds[i], failed[i] = r.proxyKinds(ctx, entity) })
 	}
 	asked.Wait()
 	var found relaying
 	for i, entity := range entities {
-		if !kinds[i]["dtcp"] {
-			continue
-		}
-		l, err := r.ask(ctx, entity)
-		if err == nil {
-			return relaying{lease: l}
+		err := failed[i]
+		switch {
+		case kinds[i]["dtcp"]:
+			var l *lease
+			if l, err = r.ask(ctx, entity); err == nil {
+				return relaying{lease: l}
+			}
+		case r.named == nil, kinds[i]["bytestreams"]:
+			continue // of what our server lists, a service that is down or another is none
+		case err == nil:
+			err = errNotRelay
 		}
 		found.err = errors.Join(found.err, fmt.Errorf("%v: %w", entity, err))
 	}
@@ -234,12 +243,12 @@ func (r *relays) entities(ctx context.Context) ([]jid.JID, error) {
 
 // proxyKinds returns the types of the identities of category proxy that an
 // entity has.
-func (r *relays) proxyKinds(ctx context.Context, entity jid.JID) map[string]bool {
+func (r *relays) proxyKinds(ctx context.Context, entity jid.JID) (map[string]bool, error) {
 	answer, err := r.signaling.RoundTrip(ctx, stanza.IQ{
 		Header: stanza.Header{To: entity}, Type: stanza.Get, Payload: stanza.New(nsInfo, "query"),
 	})
 	if err != nil {
-		return nil // a service that is down is none
+		return nil, err
 	}
 	kinds := map[string]bool{}
 	for _, identity := range answer.Payload.All(nsInfo, "identity") {
@@ -247,7 +256,7 @@ func (r *relays) proxyKinds(ctx context.Context, entity jid.JID) map[string]bool
 			kinds[identity.Attr("type")] = true
 		}
 	}
-	return kinds
+	return kinds, nil
 }
 
 // ask asks a relay for a lease.

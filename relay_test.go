@@ -229,18 +229,25 @@ func TestRelayOnly(t *testing.T) {
 func TestRelayOnlyWithoutRelay(t *testing.T) {
 	for name, tt := range map[string]struct {
 		relay *relayOptions
+		named []jid.JID
 		want  string
 	}{
-		"none":    {nil, "no relay"},
-		"refuses": {&relayOptions{run: denying{}}, "not for you"},
+		"none":             {nil, nil, "no relay"},
+		"refuses":          {&relayOptions{run: denying{}}, nil, "not for you"},
+		"named, refuses":   {&relayOptions{run: denying{}}, []jid.JID{relayJID}, "not for you"},
+		"named, is none":   {nil, []jid.JID{jid.MustParse("example.org")}, "example.org: neither a relay nor a proxy"},
+		"named, not there": {nil, []jid.JID{jid.MustParse("gone.example.net")}, "gone.example.net: remote-server-not-found"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := func(p *peer) {
-				p.config.NoRelay = false
+				p.config.NoRelay, p.config.Relays = false, tt.named
 				p.config.Paths = func(jid.JID) dtcp.PathPolicy { return dtcp.RelayOnly }
 			}
 			story(t, options{link: links[0], relay: tt.relay, config: config}, func(w *world) {
 				r := <-w.a.dial(w.patience(), w.b)
+				if _, err := w.a.AwaitRelay(w.patience()); err == nil || tt.named != nil && !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("AwaitRelay: %v; want it to say %q", err, tt.want)
+				}
 				if !errors.Is(r.err, dtcp.ErrPolicy) || !strings.Contains(r.err.Error(), tt.want) {
 					t.Errorf("Dial: %v; want it to say %q", r.err, tt.want)
 				}
