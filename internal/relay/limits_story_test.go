@@ -246,7 +246,7 @@ func TestSoak(t *testing.T) {
 				<-one
 				p := s.from(s.owner)
 				legs <- p
-				_, _ = io.WriteString(p, l.claim(key)) // fails only if it is cut
+				_, _ = io.WriteString(p, l.claim(key))          // fails only if it is cut
 				if _, err := p.r.ReadString('\n'); err != nil { // its ok
 					return
 				}
