@@ -1,0 +1,220 @@
+package dtcp_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/internal/relay"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
+)
+
+// moody is a relay that can be exchanged for another while the world runs, and
+// counts the leases that it is asked for.
+type moody struct {
+	mu     sync.Mutex
+	now    relayingServer
+	leases atomic.Int64
+	down   atomic.Bool // its component is not logged in
+}
+
+func (m *moody) current() relayingServer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
+}
+
+func (m *moody) become(r relayingServer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now = r
+}
+
+func (m *moody) Answer(q stanza.IQ) stanza.IQ {
+	if m.down.Load() {
+		return q.Fail(stanza.NewError(stanza.RemoteServerTimeout, ""))
+	}
+	if q.Payload.Is("urn:x-dtcp:relay:0", "lease") {
+		m.leases.Add(1)
+	}
+	return m.current().Answer(q)
+}
+
+// Serve hands every connection to the relay of the moment.
+func (m *moody) Serve(l net.Listener) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		_ = m.current().Serve(&once{c: c, addr: l.Addr()})
+	}
+}
+
+// once is a listener that has one connection.
+type once struct {
+	c    net.Conn
+	addr net.Addr
+}
+
+func (o *once) Accept() (net.Conn, error) {
+	if c := o.c; c != nil {
+		o.c = nil
+		return c, nil
+	}
+	return nil, io.EOF
+}
+func (o *once) Close() error   { return nil }
+func (o *once) Addr() net.Addr { return o.addr }
+
+// newRelay makes one of ours.
+func newRelay(t *testing.T, keys *relay.Keyring, limits relay.Limits) *relay.Relay {
+	t.Helper()
+	r, err := relay.New(relay.Config{
+		Domain: relayJID, Keys: keys, Hosts: []relay.Host{{Addr: relayAddr.Addr().String(), Port: relayAddr.Port()}},
+		Rules: relay.Rules{Access: relay.Access{Allow: []jid.JID{jid.MustParse("example.org")}}, Limits: limits},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestLeaseIsRenewed at half its life, in the background, for as long as the
+// Endpoint lives.
+func TestLeaseIsRenewed(t *testing.T) {
+	m := &moody{}
+	story(t, options{link: links[0], relay: &relayOptions{run: m}, config: func(p *peer) {
+		relayed("A")(p)
+		if m.now == nil {
+			m.now = newRelay(t, relay.NewKeyring(), relay.Limits{})
+		}
+	}}, func(w *world) {
+		defer func() { w.check(m.now.(*relay.Relay).Close()) }()
+		if n := m.leases.Load(); n != 1 {
+			t.Fatalf("%d leases fetched at the start, want 1", n)
+		}
+		<-time.After(3*time.Hour + time.Minute)
+		if n := m.leases.Load(); n != 7 {
+			t.Errorf("%d leases fetched in three hours, want one and one more each half hour", n)
+		}
+		near, far, _ := w.a.stream(w.b)
+		w.wantTransfer(near, far)
+	})
+}
+
+// TestRelayForgets: the relay has lost its master key, or restarts with it. In
+// the one case the lease is refused, another is fetched, and the session still
+// comes about; in the other nobody notices.
+func TestRelayForgets(t *testing.T) {
+	for _, forgets := range []bool{true, false} {
+		m := &moody{}
+		keys := relay.NewKeyring()
+		var first *relay.Relay
+		story(t, options{link: links[0], relay: &relayOptions{run: m}, config: func(p *peer) {
+			relayed("A")(p)
+			if m.now == nil {
+				first = newRelay(t, keys, relay.Limits{})
+				m.now = first
+			}
+		}}, func(w *world) {
+			w.check(first.Close())
+			if forgets {
+				keys = relay.NewKeyring()
+			}
+			second := newRelay(t, keys, relay.Limits{})
+			defer func() { w.check(second.Close()) }()
+			m.become(second)
+			near, far, after := w.a.stream(w.b)
+			w.wantTransfer(near, far)
+			want := int64(1)
+			if forgets {
+				want = 2
+			}
+			if n := m.leases.Load(); n != want || after > 3*time.Second {
+				t.Errorf("forgets %t: %d leases, a stream after %v; want %d leases", forgets, n, after, want)
+			}
+		})
+	}
+}
+
+// TestRelayComesLater: when we log in the relay is not there yet; it is found
+// without a new login.
+func TestRelayComesLater(t *testing.T) {
+	m := &moody{}
+	m.down.Store(true)
+	story(t, options{link: links[0], relay: &relayOptions{run: m}, config: func(p *peer) {
+		p.config.NoRelay = p.host.Name() != "A"
+		if m.now == nil {
+			m.now = newRelay(t, relay.NewKeyring(), relay.Limits{})
+		}
+	}}, func(w *world) {
+		defer func() { w.check(m.now.(*relay.Relay).Close()) }()
+		m.down.Store(false)
+		<-time.After(11 * time.Minute)
+		if n := m.leases.Load(); n != 1 {
+			t.Errorf("%d leases, want one", n)
+		}
+		found := w.a.Candidates()
+		if last := found[len(found)-1]; last.Type != dtcp.Relay {
+			t.Errorf("candidates %v, want the relay last", found)
+		}
+	})
+}
+
+// TestRelayDies: a stream through it is cut at both ends, and the next one takes
+// the relay that is there by then.
+func TestRelayDies(t *testing.T) {
+	m := &moody{}
+	keys := relay.NewKeyring()
+	story(t, options{link: links[0], relay: &relayOptions{run: m}, config: func(p *peer) {
+		relayed("A")(p)
+		if m.now == nil {
+			m.now = newRelay(t, keys, relay.Limits{})
+		}
+	}}, func(w *world) {
+		near, far, _ := w.a.stream(w.b)
+		first := m.now.(*relay.Relay)
+		next := newRelay(t, keys, relay.Limits{})
+		defer func() { w.check(next.Close()) }()
+		m.become(next)
+		w.check(first.Close())
+		for _, c := range []*dtcp.Conn{near, far} {
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("Read: %v, want %v", err, io.ErrUnexpectedEOF)
+			}
+			_ = c.Abort()
+		}
+		near, far, _ = w.a.stream(w.b)
+		w.wantTransfer(near, far)
+	})
+}
+
+// TestRelayQuota: the relay's word on why it does not serve is in the error; and
+// its cut of a stream that has used up the day's bytes is a cut.
+func TestRelayQuota(t *testing.T) {
+	o := &relayOptions{limits: relay.Limits{PerOwner: relay.Quota{BytesPerDay: 300 << 10}}}
+	story(t, options{link: links[0], relay: o, config: relayed("A")}, func(w *world) {
+		near, far, _ := w.a.stream(w.b)
+		go func() {
+			_, _ = near.Write(make([]byte, 1<<20))
+			_ = near.CloseWrite()
+		}()
+		n, err := io.Copy(io.Discard, far)
+		if err == nil || n == 0 || n >= 1<<20 {
+			t.Errorf("read %d bytes, %v; want a part, and an error", n, err)
+		}
+		_, _ = near.Abort(), far.Abort()
+		d := <-w.a.dial(w.patience(), w.b)
+		if d.err == nil || !strings.Contains(d.err.Error(), "used up") {
+			t.Errorf("Dial: %v; want it to say that the quota is used up", d.err)
+		}
+	})
+}
