@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/dtcp-relay/dtcp/internal/wire"
@@ -17,6 +18,9 @@ func (p *pairing) arrive(out []action, l *leg, from netip.AddrPort, now time.Tim
 	l.addr = p.addresses.account(origin(from.Addr()), now)
 	if !l.addr.handshake(now) {
 		l.late = RefusedAddressHandshakes
+	}
+	if p.closed {
+		return p.release(out, l, now)
 	}
 	if l.addr.halfOpen >= l.addr.quota.HalfOpen {
 		return p.refuse(out, l, refusal(RefusedAddressHalfOpen), RefusedAddressHalfOpen, now)
@@ -137,7 +141,7 @@ func (p *pairing) serve(out []action, l *leg, line wire.Line, now time.Time) []a
 		out[len(out)-1].owner = owner
 		return out
 	}
-	l.name = c.Key
+	l.name = strings.Clone(c.Key) // without the rest of the line, for as long as a stream lasts
 	p.become(l, waiting, now)
 	out = append(out, action{do: say, leg: l, text: observedLine(l)})
 	return p.match(out, l.name, now)
@@ -340,8 +344,10 @@ func (p *pairing) drain(out []action, now time.Time) []action {
 	return out
 }
 
-// shut is drain, and also ends those that have said nothing.
+// shut is drain, and also ends those that have said nothing, and at once all that
+// come from now on.
 func (p *pairing) shut(out []action, now time.Time) []action {
+	p.closed = true
 	out = p.drain(out, now)
 	for l := p.queues[fresh].head(); l != nil; l = p.queues[fresh].head() {
 		out = p.release(out, l, now)

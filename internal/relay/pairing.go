@@ -143,6 +143,7 @@ type pairing struct {
 	observed  map[string]int        // by lease
 	queues    [numStates]queue[leg] // of the states that end by themselves
 	draining  bool
+	closed    bool
 
 	streams  int // joined now
 	accepted int64

@@ -538,6 +538,7 @@ var stories = []struct {
 		I arrives 192.0.2.1     =>
 		I says observe          => I is told ok:192.0.2.1:10
 		the relay shuts         => I ends
+		J arrives 192.0.2.1     => J ends
 		L and D end             =>`},
 }
 
