@@ -37,7 +37,7 @@ func (e *AuthError) Error() string {
 		b.WriteString("login failed")
 	case "not-authorized":
 		if e.Mechanism == componentHandshake {
-			b.WriteString("wrong secret: it is not the one that the server has for this component")
+			b.WriteString("wrong secret, or a component that the server does not know")
 			break
 		}
 		b.WriteString("wrong user name or password")

@@ -26,6 +26,9 @@ import (
 // checkTimeout bounds each step of a check.
 const checkTimeout = 10 * time.Second
 
+// clockTimeout bounds a question that not every server answers.
+const clockTimeout = 2 * time.Second
+
 // soon is how long before its end a certificate is a problem.
 const soon = 14 * 24 * time.Hour
 
@@ -38,6 +41,7 @@ type check struct {
 	out      io.Writer
 	problems int
 	running  bool // the daemon is
+	compared bool // the clock was, with another
 }
 
 func (f *flags) checkCommand() *cobra.Command {
@@ -137,21 +141,27 @@ func (k *check) validity(what string, c *x509.Certificate) {
 // descriptors compares what the relay may need with what it may have. This is
 // the limit of this process: that of a service is in its unit.
 func (k *check) descriptors() {
+	if short := k.config.shortage(); short != "" {
+		k.problem("%s", short)
+	} else if limit, known := descriptors(); known {
+		k.ok("descriptors: %d at most", limit)
+	}
+}
+
+// shortage says that a process like this one may have too few descriptors for
+// the connections that it is to have, and what to do; "" if not.
+func (c *config) shortage() string {
 	limit, known := descriptors()
-	most := k.config.rules.Connections
+	most := c.rules.Connections
 	if most == 0 {
 		most = defaultConnections
 	}
-	if !known || most < 0 {
-		return
-	}
 	// A sixteenth more that say nothing yet, and two for a pipe of each fourth.
-	need := uint64(most)*25/16 + 64
-	if limit < need {
-		k.problem("descriptors: %d at most, and limits.connections = %d may need %d: raise LimitNOFILE= or ulimit -n, or set a lower limits.connections", limit, most, need)
-		return
+	need := uint64(max(most, 0))*25/16 + 64
+	if !known || limit >= need {
+		return ""
 	}
-	k.ok("descriptors: %d at most, %d may be needed", limit, need)
+	return fmt.Sprintf("descriptors: %d at most, and limits.connections = %d may need %d: raise LimitNOFILE= or ulimit -n, or set a lower limits.connections", limit, most, need)
 }
 
 // defaultConnections is that of [relay.Limits].
@@ -217,9 +227,9 @@ func (k *check) component(ctx context.Context) {
 	case errors.Is(err, xmpp.ErrConflict):
 		k.ok("component: %v is logged in already", c.domain)
 	case errors.As(err, &auth):
-		k.problem("component: %v: compare the first line of %s with the server's configuration", err, c.Component.SecretFile)
+		k.problem("component: %v: compare the first line of %s with the server's configuration", auth, c.Component.SecretFile)
 	default:
-		k.problem("component: %v: see component.server and component.domain, and the server's configuration", err)
+		k.problem("component: %s: see component.server and component.domain, and the server's configuration", strings.TrimPrefix(err.Error(), "xmpp: "))
 	}
 }
 
@@ -232,6 +242,8 @@ func (k *check) serverClock(ctx context.Context, session *xmpp.Session) {
 	if err != nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
 	asked := time.Now()
 	answer, err := session.RoundTrip(ctx, stanza.IQ{Header: stanza.Header{To: to}, Type: stanza.Get, Payload: stanza.New(nsTime, "time")})
 	if err != nil {
@@ -241,14 +253,19 @@ func (k *check) serverClock(ctx context.Context, session *xmpp.Session) {
 	if err != nil {
 		return
 	}
+	k.compared = true
 	if d := theirs.Sub(asked).Abs(); d > wire.ClockSkew/5 {
 		k.problem("clock: %v from that of %v: set it (leases allow %v)", d.Round(time.Second), to, wire.ClockSkew)
+		return
 	}
+	k.ok("clock: like that of %v", to)
 }
 
 // clock says what time it is here, for whoever can compare.
 func (k *check) clock() {
-	k.ok("clock: %s here; leases allow %v of difference", time.Now().UTC().Format(time.RFC3339), wire.ClockSkew)
+	if !k.compared {
+		k.ok("clock: %s here; leases allow %v of difference", time.Now().UTC().Format(time.RFC3339), wire.ClockSkew)
+	}
 }
 
 // standalone looks at the accounts and the XMPP port.
@@ -326,10 +343,11 @@ func secured(ctx context.Context, conn net.Conn, protocol string, want tls.Certi
 // addresses asks the relay at everything that leases name what it sees.
 func (k *check) addresses(ctx context.Context) {
 	c := k.config
-	if len(c.Relay.Public)+len(c.Relay.PublicTLS) == 0 {
-		k.ok("addresses: relay.public is not set, so peers are told those of this machine")
+	public := c.Relay.Public
+	if len(public) == 0 {
+		public = k.own()
 	}
-	for _, address := range c.Relay.Public {
+	for _, address := range public {
 		k.address(ctx, address, nil)
 	}
 	if len(c.Relay.PublicTLS) == 0 {
@@ -343,6 +361,31 @@ func (k *check) addresses(ctx context.Context) {
 	for _, address := range c.Relay.PublicTLS {
 		k.address(ctx, address, &certificate)
 	}
+}
+
+// own returns the addresses that peers are told of when the configuration names
+// none.
+func (k *check) own() (addresses []string) {
+	own, err := interfaceAddresses()
+	if err != nil {
+		k.problem("addresses: %v", err)
+	}
+	for _, listen := range k.config.Relay.Listen {
+		at, err := net.ResolveTCPAddr("tcp", listen)
+		if err != nil || at.Port == 0 {
+			continue // newDaemon says why, or only the daemon knows
+		}
+		if at.IP == nil {
+			at.IP = net.IPv6unspecified
+		}
+		for _, a := range reachable(at, own) {
+			addresses = append(addresses, a.String())
+		}
+	}
+	if len(addresses) == 0 {
+		k.problem("addresses: this machine has none that peers could be told: set relay.public")
+	}
+	return addresses[:min(len(addresses), maxHosts-len(k.config.Relay.PublicTLS))]
 }
 
 // address tries every IP address that a name stands for: peers may know only

@@ -20,6 +20,9 @@ import (
 // relistenWait is how long a port that failed is left alone.
 const relistenWait = time.Second
 
+// drainReport is how often a daemon that drains says what is left.
+const drainReport = 30 * time.Second
+
 // daemon is a relay, what connects it with XMPP, and what tells of it.
 type daemon struct {
 	config  atomic.Pointer[config] // replaced by SIGHUP
@@ -61,6 +64,9 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 	if c.Component.SecretFile != "" && exposed(c.Component.SecretFile) {
 		log.say("warning: all users can read %s: chmod o= it", c.Component.SecretFile)
 	}
+	if short := c.shortage(); short != "" {
+		log.say("warning: %s", short)
+	}
 	if d.keys, err = relay.LoadKeyring(c.Relay.KeyFile); err != nil {
 		return nil, err
 	}
@@ -85,6 +91,15 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
+	d.introduce()
+	if listen := *c.Metrics.Listen; listen != "" {
+		if err := d.metrics.listen(listen); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range d.ports {
+		d.serve(p, d.relay.Serve)
+	}
 	if c.Standalone != nil {
 		d.xmpp = &standalone{}
 	} else {
@@ -93,12 +108,22 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 	if err := d.xmpp.start(d); err != nil {
 		return nil, err
 	}
-	if listen := *c.Metrics.Listen; listen != "" {
-		if err := d.metrics.listen(listen); err != nil {
-			return nil, err
-		}
-	}
+	d.metrics.serve()
 	return d, nil
+}
+
+// introduce says what the relay is, to those who read the log.
+func (d *daemon) introduce() {
+	c := d.config.Load()
+	var told []string
+	for _, h := range d.hosts {
+		at := net.JoinHostPort(h.Addr, fmt.Sprint(h.Port))
+		if h.TLS != nil {
+			at += " (TLS)"
+		}
+		told = append(told, at)
+	}
+	d.log.say("relay %v is at %s, for %s", c.domain, strings.Join(told, ", "), allowed(c.rules.Allow))
 }
 
 // port is an address that is listened at for as long as the daemon runs.
@@ -290,20 +315,6 @@ func (d *daemon) health() string {
 // run serves until a signal ends it. load reads the configuration again.
 func (d *daemon) run(ctx context.Context, signals *signals, load func() (*config, error)) error {
 	defer d.close()
-	for _, p := range d.ports {
-		if p.what == "relay" {
-			d.serve(p, d.relay.Serve)
-		}
-	}
-	var told []string
-	for _, h := range d.hosts {
-		at := net.JoinHostPort(h.Addr, fmt.Sprint(h.Port))
-		if h.TLS != nil {
-			at += " (TLS)"
-		}
-		told = append(told, at)
-	}
-	d.log.say("relay %v is at %s, for %s", d.config.Load().domain, strings.Join(told, ", "), allowed(d.config.Load().rules.Allow))
 	notify("READY=1", "STATUS=serving")
 	for {
 		select {
@@ -399,19 +410,23 @@ func (d *daemon) drain(ctx context.Context, signals *signals) error {
 	// Owned by this call, which waits for it; it ends with the streams, or with
 	// bounded.
 	go func() { drained <- d.relay.Drain(bounded) }()
-	var left int
-	select {
-	case left = <-drained:
-	case <-signals.end:
-		cancel()
-		left = <-drained
+	progress := time.NewTicker(drainReport)
+	defer progress.Stop()
+	for {
+		select {
+		case left := <-drained:
+			if left > 0 {
+				d.log.say("ended, and %d streams with it", left)
+			} else {
+				d.log.say("ended")
+			}
+			return nil
+		case <-signals.end:
+			cancel()
+		case <-progress.C:
+			d.log.say("draining: %d streams left", d.relay.Stats().Streams)
+		}
 	}
-	if left > 0 {
-		d.log.say("ended, and %d streams with it", left)
-	} else {
-		d.log.say("ended")
-	}
-	return nil
 }
 
 // close ends everything, in the order in which nobody misses anything.

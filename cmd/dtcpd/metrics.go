@@ -22,6 +22,7 @@ import (
 type metrics struct {
 	daemon   *daemon
 	registry *prometheus.Registry
+	listener net.Listener // nil: nowhere
 	server   *http.Server
 	stopped  chan struct{} // closed when server has ended; nil if it was not begun
 
@@ -160,11 +161,18 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// listen serves /metrics and /healthz.
-func (m *metrics) listen(address string) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
+// listen opens the port of /metrics and /healthz, which serve begins to serve.
+func (m *metrics) listen(address string) (err error) {
+	if m.listener, err = net.Listen("tcp", address); err != nil {
 		return fmt.Errorf("metrics port: %w", err)
+	}
+	m.daemon.log.say("metrics are at http://%s/metrics", m.listener.Addr())
+	return nil
+}
+
+func (m *metrics) serve() {
+	if m.listener == nil {
+		return
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
@@ -186,14 +194,15 @@ func (m *metrics) listen(address string) error {
 	// Owned by metrics; close ends the server and waits.
 	go func() {
 		defer close(m.stopped)
-		_ = m.server.Serve(l) // it ends when it is closed, or with a listener that cannot be mended
+		_ = m.server.Serve(m.listener) // it ends when it is closed, or with a listener that cannot be mended
 	}()
-	m.daemon.log.say("metrics are at http://%s/metrics", l.Addr())
-	return nil
 }
 
 func (m *metrics) close() {
 	if m.stopped == nil {
+		if m.listener != nil {
+			m.listener.Close()
+		}
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func TestScripts(t *testing.T) {
 			"start": cmdStart, "await": cmdAwait, "signal": cmdSignal, "end": cmdEnd,
 			"get": cmdGet, "ask": cmdAsk, "login": cmdLogin, "eventually": cmdEventually,
 			"lease": cmdLease, "join": cmdJoin, "part": cmdPart, "tcp": cmdTCP,
-			"chmod": cmdChmod, "expand": cmdExpand, "free": cmdFree, "pin": cmdPin, "notified": cmdNotified, "want": cmdWant,
+			"chmod": cmdChmod, "expand": cmdExpand, "free": cmdFree, "pin": cmdPin, "notified": cmdNotified, "want": cmdWant, "ahead": cmdAhead,
 		},
 	})
 }
@@ -83,6 +84,7 @@ type serverKey struct{}
 type xmppServer struct {
 	serving sync.WaitGroup
 	conns   chan *xmppConn // that are logged in
+	ahead   atomic.Int64   // the server's clock, in nanoseconds
 	current *xmppConn      // used by the script's goroutine
 	asked   int
 }
@@ -131,6 +133,12 @@ func (s *xmppServer) serve(l net.Listener) {
 				if err != nil {
 					return
 				}
+				if q, err := stanza.ParseIQ(e); err == nil && q.Payload.Is(nsTime, "time") {
+					now := time.Now().Add(time.Duration(s.ahead.Load())).UTC().Format(time.RFC3339)
+					answer := q.Result(stanza.New(nsTime, "time", stanza.New(nsTime, "utc", stanza.Text(now))))
+					conn.Write(answer.Element(stanza.NSComponent).Append(nil, stanza.NSComponent))
+					continue
+				}
 				c.said <- e
 			}
 		})
@@ -160,6 +168,13 @@ func cmdAsk(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no answer")
 	}
 	fmt.Fprintln(ts.Stdout(), e)
+}
+
+// ahead DURATION sets the server's clock.
+func cmdAhead(ts *testscript.TestScript, _ bool, args []string) {
+	d, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	ts.Value(serverKey{}).(*xmppServer).ahead.Store(int64(d))
 }
 
 // get URL prints the status and the body.
