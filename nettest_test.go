@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/net/nettest"
 
 	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/internal/relay"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
@@ -196,6 +198,59 @@ func TestConnIsNetConn(t *testing.T) {
 		near, far := connect(t, a, b, to)
 		return near, far, func() {
 			// Close waits for the other end's, so both at once.
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_ = near.Close()
+			}()
+			_ = far.Close()
+			<-done
+		}, nil
+	})
+}
+
+// TestRelayedConnIsNetConn is the same for a stream by way of a relay.
+func TestRelayedConnIsNetConn(t *testing.T) {
+	board := newSwitchboard()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(l.Addr().String())
+	r, err := relay.New(relay.Config{
+		Domain: relayJID, Keys: relay.NewKeyring(), Hosts: []relay.Host{{Addr: at.Addr().String(), Port: at.Port()}},
+		Rules: relay.Rules{Access: relay.Access{Allow: []jid.JID{jid.MustParse("example.org")}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	board.services[relayJID] = r.Answer
+	served := make(chan error, 1)
+	go func() { served <- r.Serve(l) }()
+	t.Cleanup(func() {
+		if err := errors.Join(r.Close(), <-served); err != nil {
+			t.Error(err)
+		}
+	})
+	var ends []*dtcp.Endpoint
+	for _, address := range []string{"a@example.org/1", "b@example.org/2"} {
+		e, err := dtcp.NewEndpoint(board.user(address), &dtcp.Config{
+			Listen: "127.0.0.1:0", Relays: []jid.JID{relayJID},
+			Paths: func(jid.JID) dtcp.PathPolicy { return dtcp.RelayOnly },
+			Allow: func(context.Context, *dtcp.Request) error { return nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.Close() })
+		ends = append(ends, e)
+	}
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		near, far := connect(t, ends[0], ends[1], jid.MustParse("b@example.org/2"))
+		if p := near.Path(); p.Kind != dtcp.Relay || p.Relay != at.String() {
+			t.Errorf("path %+v", p)
+		}
+		return near, far, func() {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)

@@ -47,11 +47,15 @@ type punchPort struct {
 
 // local returns the address to dial remote from.
 func (p *punchPort) local(remote netip.AddrPort) netip.AddrPort {
-	any := netip.IPv6Unspecified()
-	if remote.Addr().Is4() {
-		any = netip.IPv4Unspecified()
+	from := addrPort(p.listener.Addr()).Addr()
+	switch {
+	case from.IsValid() && !from.IsUnspecified():
+	case remote.Addr().Is4():
+		from = netip.IPv4Unspecified()
+	default:
+		from = netip.IPv6Unspecified()
 	}
-	return netip.AddrPortFrom(any, p.port)
+	return netip.AddrPortFrom(from, p.port)
 }
 
 // candidates returns what a session that has the port offers.
@@ -88,7 +92,7 @@ type punchPorts struct {
 
 func newPunchPorts(e *Endpoint) *punchPorts {
 	shared, ok := e.network.(sharedListener)
-	if !ok {
+	if !ok || e.Addr().Addr().IsLoopback() { // which no NAT is in front of
 		return nil
 	}
 	return &punchPorts{e: e, shared: shared, refill: make(chan struct{}, 1), filled: make(chan struct{})}
@@ -221,7 +225,11 @@ func (p *punchPorts) open(ctx context.Context, l *lease, kept bool) (*punchPort,
 	if l == nil && p.ownIPv6(0) == nil {
 		return nil, errNothingSeen
 	}
-	listener, err := p.shared.ListenShared(ctx, netip.AddrPort{})
+	var at netip.Addr
+	if a := p.e.Addr().Addr(); !a.IsUnspecified() {
+		at = a // as the configuration wants it
+	}
+	listener, err := p.shared.ListenShared(ctx, netip.AddrPortFrom(at, 0))
 	if err != nil {
 		return nil, err
 	}
