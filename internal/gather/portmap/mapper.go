@@ -7,7 +7,6 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -295,7 +294,7 @@ func (m *Mapper) listen(ctx context.Context, g Gateway) {
 		switch {
 		case err == nil:
 			udp, ok := from.(*net.UDPAddr)
-			if ok && udp.AddrPort().Addr().Unmap() == g.Addr && due.IsZero() && m.isNews(g, packet[:n]) {
+			if ok && udp.AddrPort().Addr().Unmap() == g.Addr && due.IsZero() && isAnnouncement(packet[:n]) {
 				due = time.Now().Add(m.config.jitter(maxAnnouncementDelay))
 			}
 		case errors.As(err, &timeout) && timeout.Timeout():
@@ -307,33 +306,18 @@ func (m *Mapper) listen(ctx context.Context, g Gateway) {
 	}
 }
 
-// isNews reports whether an announcement says that the gateway has forgotten
-// our mappings, or has another address. It is repeated up to ten times (RFC
-// 6886, 3.2.1).
-func (m *Mapper) isNews(g Gateway, packet []byte) bool {
-	var seconds uint32
-	var addr netip.Addr
-	if a, err := parsePCP(packet); err == nil {
-		seconds = a.epoch
-	} else if a, err := parseNATPMP(packet); err == nil {
-		seconds, addr = a.epoch, a.addr
-	} else {
-		return false
+// isAnnouncement reports whether a packet says that the gateway has restarted
+// or has another address. Whether it has forgotten our mappings cannot be told
+// from it: there are gateways whose clock is that of the machine and not of the
+// service. So they are asked for again, as often as it is repeated, ten times
+// in two minutes at most (RFC 6886, 3.2.1).
+func isAnnouncement(packet []byte) bool {
+	pcp, err := parsePCP(packet)
+	if err == nil {
+		return pcp.operation == pcpAnnounce
 	}
-	now := time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, r := range m.results {
-		if addr.IsValid() && r.State == Works && r.Gateway == g.Addr && r.External.Addr() != addr {
-			return true
-		}
-	}
-	for id, last := range m.clocks {
-		if id.gateway == g && last.continues(seconds, now) {
-			return false
-		}
-	}
-	return true
+	natpmp, err := parseNATPMP(packet)
+	return err == nil && natpmp.operation == natpmpExternal
 }
 
 // listenSystem opens the socket at which announcements arrive. Every host is

@@ -90,8 +90,9 @@ func TestNobodyListens(t *testing.T) {
 	t.Logf("after %v: %v", time.Since(began), report.Results[0].Err)
 }
 
-// TestAnnouncement: the gateway says that it has restarted; the mapping is made
-// again long before its renewal. Repetitions and strangers change nothing.
+// TestAnnouncement: the gateway says that it has restarted, or that its address
+// is another; the mapping is made again long before its renewal. What strangers
+// say changes nothing.
 func TestAnnouncement(t *testing.T) {
 	g := newFake("198.51.100.7")
 	g.pcp = true
@@ -126,19 +127,18 @@ func TestAnnouncement(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	say("127.0.0.2", "02 80 00 00 00000000 00000000 000000000000000000000000") // a stranger
+	say("127.0.0.1", "00")                                                     // nonsense
+	say("127.0.0.1", "00 82 0000 00000000 9c41 9c41 000004b0")                 // an answer, but no announcement
 	g.restart()
-	say("127.0.0.1", "00")                                                              // nonsense
-	say("127.0.0.1", "02 80 00 00 00000000 00000e10 000000000000000000000000")          // as if nothing had been
-	say("127.0.0.1", "02 80 00 00 00000000 00000000 000000000000000000000000")          // restarted
-	await(t, m, "mapped again", func(r portmap.Report) bool { return r.Restarts == 1 }) // noticed by the answer
-	report := await(t, m, "and reported", func(r portmap.Report) bool { return of(r, portmap.PCP).Renewed == 1 })
-	if g.mapped() != 1 {
-		t.Errorf("%d mappings, want 1; %+v", g.mapped(), report)
+	say("127.0.0.1", "02 80 00 00 00000000 00000000 000000000000000000000000")
+	await(t, m, "mapped again", func(r portmap.Report) bool { return r.Restarts == 1 && of(r, portmap.PCP).Renewed == 1 })
+	if got := len(g.requests("PCP")); got != 2 || g.mapped() != 1 {
+		t.Errorf("%d requests and %d mappings, want 2 and 1", got, g.mapped())
 	}
-	say("127.0.0.1", "02 80 00 00 00000000 00000000 000000000000000000000000") // repeated
-	say("127.0.0.1", "00 80 0000 00000000 cb007109")                           // another address: 203.0.113.9
 	g.set(func() { g.external = netip.MustParseAddr("203.0.113.9") })
-	report = await(t, m, "another address", func(r portmap.Report) bool {
+	say("127.0.0.1", "00 80 0000 00000000 cb007109")
+	report := await(t, m, "another address", func(r portmap.Report) bool {
 		return of(r, portmap.PCP).External.Addr() == netip.MustParseAddr("203.0.113.9")
 	})
 	if report.Restarts != 1 {
