@@ -123,7 +123,7 @@ func TestExplore(t *testing.T) {
 			}
 		}
 		end(len(names))
-		do("11s pass")
+		do("20s pass")
 		p := d.core
 		if n := len(names) + len(p.keys) + len(p.proposals) + len(p.observed) + len(p.addresses.accounts) + len(p.owners.accounts); n > 0 || p.streams > 0 || !p.next().IsZero() {
 			t.Fatalf("seed %d: left are %v %v %v %v and %d streams, until %v", seed, names, p.keys, p.proposals, p.observed, p.streams, p.next())

@@ -258,7 +258,8 @@ var unlimited = Quota{HalfOpen: -1, Streams: -1, Handshakes: -1, Rate: -1, Bytes
 func (l *ledger[K]) settle(a *account[K], now time.Time) {
 	a.idle.leave()
 	if a.halfOpen == 0 && a.streams == 0 {
-		a.due = now.Add(burstTime * time.Second)
+		// At round times, so that many are forgotten at once.
+		a.due = now.Truncate(burstTime * time.Second).Add(2 * burstTime * time.Second)
 		l.idle.push(a, &a.idle)
 	}
 }

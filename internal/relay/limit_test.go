@@ -129,13 +129,13 @@ func TestLedgerForgets(t *testing.T) {
 	for i := range 2 * maxKept {
 		visit(fmt.Sprint(i), 0)
 	}
-	now = now.Add(burstTime * time.Second)
+	now = now.Add(2 * burstTime * time.Second)
 	l.forget(now)
 	if len(l.accounts) != 1 {
 		t.Fatalf("%d accounts are kept, want alice's for what she has used", len(l.accounts))
 	}
 	visit("alice", 20)
-	now = now.Add(burstTime * time.Second)
+	now = now.Add(2 * burstTime * time.Second)
 	l.forget(now)
 	if n, _ := l.account("alice", now).bytes.room(now); n != 20 {
 		t.Errorf("alice has %d of 100 bytes left after 80", n)
@@ -144,7 +144,7 @@ func TestLedgerForgets(t *testing.T) {
 	for i := range maxKept + 1 {
 		visit(fmt.Sprint(i), 1)
 	}
-	now = now.Add(burstTime * time.Second)
+	now = now.Add(2 * burstTime * time.Second)
 	l.forget(now)
 	if len(l.accounts) != maxKept || l.accounts["alice"] != nil || l.accounts["1"] == nil {
 		t.Errorf("%d accounts, alice among them: %v; want %d, without who came first", len(l.accounts), l.accounts["alice"] != nil, maxKept)

@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -109,7 +111,7 @@ type Relay struct {
 
 	mu        sync.Mutex
 	core      *pairing
-	access    Access
+	access    Access                    // of the rules; the core has their limits
 	listeners map[net.Listener]struct{} // being served
 	closed    bool
 	alarm     *time.Timer   // calls expire
@@ -140,7 +142,7 @@ func New(config Config) (*Relay, error) {
 		return config.Keys.verify(c, config.Node, r.access, now)
 	})
 	r.component = newComponent(r)
-	// Stopped by Close, which also waits for a call that is under way.
+	// Stopped by Close; a call that is under way then finds nothing to do.
 	r.alarm = time.AfterFunc(time.Hour, r.expire)
 	r.alarm.Stop()
 	return r, nil
@@ -230,15 +232,16 @@ func (r *Relay) Drain(ctx context.Context) (remaining int) {
 func (r *Relay) Close() error {
 	r.mu.Lock()
 	r.closed = true
-	for l := range r.listeners {
+	listeners := slices.Collect(maps.Keys(r.listeners))
+	r.mu.Unlock()
+	for _, l := range listeners {
 		_ = l.Close() // Serve returns
 	}
-	r.mu.Unlock()
 	r.tell(nil, func(p *pairing, out []action, now time.Time) []action { return p.shut(out, now) })
 	r.pump.Close() // also what is joined from now on
 	r.running.Wait()
 	r.mu.Lock()
-	r.alarm.Stop() // a call that is under way finds nothing
+	r.alarm.Stop()
 	r.mu.Unlock()
 	return nil
 }

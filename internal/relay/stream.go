@@ -92,10 +92,10 @@ func (s *stream) Done(result pump.Result) {
 		Why:        why(result.Err),
 	}
 	r := s.relay
-	r.tell(nil, func(p *pairing, out []action, now time.Time) []action { return p.ended(out, s, now) })
-	if r.config.Usage != nil {
+	if r.config.Usage != nil { // before Drain may return
 		r.config.Usage(usage)
 	}
+	r.tell(nil, func(p *pairing, out []action, now time.Time) []action { return p.ended(out, s, now) })
 }
 
 // why puts the end of a pair, whose first leg is the listener's, into the words
