@@ -17,7 +17,8 @@ type Config struct {
 	// Methods is how gateways may be asked. If zero, no packet is sent to any,
 	// and none is listened to.
 	Methods Methods
-	// Port is the local TCP port.
+	// Port is the local TCP port. If zero, Methods count as zero, too: to a
+	// gateway it would mean all ports (RFC 6887, 11.1).
 	Port uint16
 	// Gateways finds the gateways. If nil, [DefaultGateways] does.
 	Gateways func() ([]Gateway, error)
@@ -69,6 +70,9 @@ const maxSpeakers = 32
 
 // New starts to map the port, and returns at once. Close ends it.
 func New(c Config) *Mapper {
+	if c.Port == 0 {
+		c.Methods = 0
+	}
 	if c.Gateways == nil {
 		c.Gateways = DefaultGateways
 	}
@@ -110,7 +114,8 @@ func (m *Mapper) Report() (Report, <-chan struct{}) {
 }
 
 // Refresh has the gateways looked up and asked anew: the network has changed,
-// or may have.
+// or may have. It returns at once; a report made before that is done is that of
+// the network of before.
 func (m *Mapper) Refresh() {
 	select {
 	case m.refresh <- struct{}{}:

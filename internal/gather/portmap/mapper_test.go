@@ -11,21 +11,23 @@ import (
 )
 
 // TestOff: the zero value of the switch sends nothing, and does not even look
-// for a gateway.
+// for a gateway. Nor does port zero, by which gateways understand all ports.
 func TestOff(t *testing.T) {
 	w := &world{}
-	c := portmap.Config{Port: port, Gateways: func() ([]portmap.Gateway, error) {
-		t.Error("the gateway was looked up")
-		return []portmap.Gateway{home4, home6}, nil
-	}}
-	c.SetDial(w.dial)
-	m := portmap.New(c)
-	m.Refresh()
-	report, _ := m.Report()
-	m.Close()
-	m.Close()
-	if len(report.Results) != 0 || report.Awaited(0) || w.dialed != 0 {
-		t.Errorf("got %+v and %d dials, want nothing", report, w.dialed)
+	for _, c := range []portmap.Config{{Port: port}, {Methods: portmap.All}} {
+		c.Gateways = func() ([]portmap.Gateway, error) {
+			t.Error("the gateway was looked up")
+			return []portmap.Gateway{home4, home6}, nil
+		}
+		c.SetDial(w.dial)
+		m := portmap.New(c)
+		m.Refresh()
+		report, _ := m.Report()
+		m.Close()
+		m.Close()
+		if len(report.Results) != 0 || report.Awaited(0) || w.dialed != 0 {
+			t.Errorf("got %+v and %d dials, want nothing", report, w.dialed)
+		}
 	}
 }
 

@@ -90,6 +90,18 @@ func TestNobodyListens(t *testing.T) {
 	t.Logf("after %v: %v", time.Since(began), report.Results[0].Err)
 }
 
+// strangers is a socket to which packets that end with 0xee come from somebody
+// else.
+type strangers struct{ net.PacketConn }
+
+func (s strangers) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := s.PacketConn.ReadFrom(b)
+	if n > 0 && b[n-1] == 0xee {
+		from = &net.UDPAddr{IP: net.IPv4(192, 0, 2, 66), Port: 5351}
+	}
+	return n, from, err
+}
+
 // TestAnnouncement: the gateway says that it has restarted, or that its address
 // is another; the mapping is made again long before its renewal. What strangers
 // say changes nothing.
@@ -110,15 +122,15 @@ func TestAnnouncement(t *testing.T) {
 		if g != gateway {
 			return nil, errors.New("another gateway")
 		}
-		return announced, nil
+		return strangers{announced}, nil
 	}, time.Millisecond)
 	m := portmap.New(c)
 	defer m.Close()
 	await(t, m, "settled", settled)
 
-	say := func(from, packet string) {
+	say := func(packet string) {
 		t.Helper()
-		conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)}, announced.LocalAddr().(*net.UDPAddr))
+		conn, err := net.DialUDP("udp4", nil, announced.LocalAddr().(*net.UDPAddr))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,17 +139,17 @@ func TestAnnouncement(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	say("127.0.0.2", "02 80 00 00 00000000 00000000 000000000000000000000000") // a stranger
-	say("127.0.0.1", "00")                                                     // nonsense
-	say("127.0.0.1", "00 82 0000 00000000 9c41 9c41 000004b0")                 // an answer, but no announcement
+	say("02 80 00 00 00000000 00000000 0000000000000000000000ee") // a stranger: see there
+	say("00")                                                     // nonsense
+	say("00 82 0000 00000000 9c41 9c41 000004b0")                 // an answer, but no announcement
 	g.restart()
-	say("127.0.0.1", "02 80 00 00 00000000 00000000 000000000000000000000000")
+	say("02 80 00 00 00000000 00000000 000000000000000000000000")
 	await(t, m, "mapped again", func(r portmap.Report) bool { return r.Restarts == 1 && of(r, portmap.PCP).Renewed == 1 })
 	if got := len(g.requests("PCP")); got != 2 || g.mapped() != 1 {
 		t.Errorf("%d requests and %d mappings, want 2 and 1", got, g.mapped())
 	}
 	g.set(func() { g.external = netip.MustParseAddr("203.0.113.9") })
-	say("127.0.0.1", "00 80 0000 00000000 cb007109")
+	say("00 80 0000 00000000 cb007109")
 	report := await(t, m, "another address", func(r portmap.Report) bool {
 		return of(r, portmap.PCP).External.Addr() == netip.MustParseAddr("203.0.113.9")
 	})
