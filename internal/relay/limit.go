@@ -234,10 +234,11 @@ type ledger[K comparable] struct {
 	quota    Quota             // filled
 	idle     queue[account[K]] // until their bursts are full again
 	kept     queue[account[K]] // until their day is over
+	most     int               // that are kept
 }
 
 func newLedger[K comparable](q Quota) *ledger[K] {
-	return &ledger[K]{accounts: map[K]*account[K]{}, quota: q}
+	return &ledger[K]{accounts: map[K]*account[K]{}, quota: q, most: maxKept}
 }
 
 // account returns that of name, for a leg: settle must follow when it is
@@ -279,7 +280,7 @@ func (l *ledger[K]) forget(now time.Time) {
 			delete(l.accounts, a.name)
 		}
 	}
-	for a := l.kept.head(); a != nil && (l.kept.n > maxKept || !now.Before(a.due)); a = l.kept.head() {
+	for a := l.kept.head(); a != nil && (l.kept.n > l.most || !now.Before(a.due)); a = l.kept.head() {
 		a.idle.leave()
 		delete(l.accounts, a.name)
 	}

@@ -118,6 +118,8 @@ func TestMeterDay(t *testing.T) {
 // bounded where strangers choose their names.
 func TestLedgerForgets(t *testing.T) {
 	l := newLedger[string](Quota{Rate: noLimit, BytesPerDay: 100, Handshakes: 1, HalfOpen: 1, Streams: 1})
+	const most = 500
+	l.most = most
 	now := noon
 	visit := func(name string, bytes int64) {
 		a := l.account(name, now)
@@ -126,7 +128,7 @@ func TestLedgerForgets(t *testing.T) {
 		l.settle(a, now)
 	}
 	visit("alice", 60)
-	for i := range 2 * maxKept {
+	for i := range 2 * most {
 		visit(fmt.Sprint(i), 0)
 	}
 	now = now.Add(2 * burstTime * time.Second)
@@ -141,13 +143,13 @@ func TestLedgerForgets(t *testing.T) {
 		t.Errorf("alice has %d of 100 bytes left after 80", n)
 	}
 	l.settle(l.account("alice", now), now)
-	for i := range maxKept + 1 {
+	for i := range most + 1 {
 		visit(fmt.Sprint(i), 1)
 	}
 	now = now.Add(2 * burstTime * time.Second)
 	l.forget(now)
-	if len(l.accounts) != maxKept || l.accounts["alice"] != nil || l.accounts["1"] == nil {
-		t.Errorf("%d accounts, alice among them: %v; want %d, without who came first", len(l.accounts), l.accounts["alice"] != nil, maxKept)
+	if len(l.accounts) != most || l.accounts["alice"] != nil || l.accounts["1"] == nil {
+		t.Errorf("%d accounts, alice among them: %v; want %d, without who came first", len(l.accounts), l.accounts["alice"] != nil, most)
 	}
 	if next := l.next(); !next.Equal(noon.Add(12 * time.Hour)) {
 		t.Errorf("the next thing to do is at %v, want midnight", next)
