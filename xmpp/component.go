@@ -105,14 +105,14 @@ func (l *login) component() (jid.JID, error) {
 	}
 	sum := sha1.Sum([]byte(h.ID + l.s.component.secret))
 	proof := stanza.New(stanza.NSComponent, "handshake", stanza.Text(hex.EncodeToString(sum[:])))
-	if err := l.write(proof); err != nil {
-		return jid.JID{}, err
-	}
-	e, err := l.next()
+	unsent := l.write(proof)
+	e, err := l.next() // in any case: who hung up may have said why
 	var refused *StreamError
 	switch {
 	case errors.As(err, &refused) && refused.Condition == "not-authorized":
 		return jid.JID{}, &AuthError{Mechanism: componentHandshake, Condition: refused.Condition, Text: refused.Text}
+	case refused == nil && unsent != nil:
+		return jid.JID{}, unsent
 	case err != nil:
 		return jid.JID{}, worded(err)
 	case !e.Is(stanza.NSComponent, "handshake"):

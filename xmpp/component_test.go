@@ -252,6 +252,58 @@ func TestComponentRefused(t *testing.T) {
 	}
 }
 
+// recordedComponents is what servers said to a component with the secret of
+// these tests, and to others: stream header, answer to the handshake.
+var recordedComponents = []struct{ server, header, answer, want string }{
+	{"Prosody 0.12.3",
+		"<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' from='relay.example.org' xmlns='jabber:component:accept' xml:lang='en' id='7d5a6f2d-4c24-4664-b399-f14655d9467c'>",
+		"<handshake/>", ""},
+	{"Prosody 0.12.3, wrong secret",
+		"<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' from='relay.example.org' xmlns='jabber:component:accept' xml:lang='en' id='b4eac590-44e4-4f42-bc9c-0ab4c028c4bc'>",
+		"<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>Given token does not match calculated token</text></stream:error></stream:stream>",
+		"wrong secret"},
+	{"Prosody 0.12.3, unknown component",
+		"<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' xmlns='jabber:component:accept' version='1.0' id=''><stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>" +
+			"<text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>relay.example.org does not match any configured external components</text></stream:error></stream:stream>",
+		"", "no component relay.example.org in its configuration"},
+	{"Prosody 0.12.3, second of its name",
+		"<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' from='relay.example.org' xmlns='jabber:component:accept' xml:lang='en' id='7d5a6f2d-4c24-4664-b399-f14655d9467c'>",
+		"<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>Component already connected</text></stream:error></stream:stream>",
+		"another program is connected"},
+	{"ejabberd 23.01",
+		"<?xml version='1.0'?><stream:stream id='1855741403406201082' xml:lang='en' xmlns:stream='http://etherx.jabber.org/streams' from='relay.example.org' xmlns='jabber:component:accept'>",
+		"<handshake/>", ""},
+	{"ejabberd 23.01, wrong secret or unknown component",
+		"<?xml version='1.0'?><stream:stream id='1163965034827876124' xml:lang='en' xmlns:stream='http://etherx.jabber.org/streams' from='relay.example.org' xmlns='jabber:component:accept'>",
+		"<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>",
+		"wrong secret"},
+}
+
+func TestComponentOfServers(t *testing.T) {
+	for _, tt := range recordedComponents {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			c := n.component()
+			c.NoReconnect = true
+			s := newComponent(t, c)
+			p := n.accept()
+			p.send("%s", tt.header)
+			p.send("%s", tt.answer)
+			if tt.want != "" {
+				p.raw.Close()
+			}
+			err := s.WaitLogin(t.Context())
+			switch {
+			case tt.want == "" && err != nil, tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("%s: %v, want %q", tt.server, err, tt.want)
+			case tt.want == "":
+				p.raw.Close()
+			}
+			s.Close()
+		})
+	}
+}
+
 // TestComponentForEver: the server is not there yet, comes, and goes.
 func TestComponentForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
