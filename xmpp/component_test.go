@@ -287,8 +287,15 @@ func TestComponentOfServers(t *testing.T) {
 			c.NoReconnect = true
 			s := newComponent(t, c)
 			p := n.accept()
+			p.r = xmlstream.NewReader(p.buf, 0)
+			if _, err := p.r.Header(); err != nil {
+				t.Fatal(err)
+			}
 			p.send("%s", tt.header)
-			p.send("%s", tt.answer)
+			if tt.answer != "" {
+				p.want(stanza.NSComponent, "handshake")
+				p.send("%s", tt.answer)
+			}
 			if tt.want != "" {
 				p.raw.Close()
 			}
