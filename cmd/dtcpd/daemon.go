@@ -212,12 +212,19 @@ func (d *daemon) leased(c *config) ([]relay.Host, error) {
 		if err != nil {
 			return nil, err
 		}
+		private := false
 		for _, p := range d.ports {
 			for _, a := range reachable(p.listener.Addr(), own) {
+				if a.Addr().IsPrivate() {
+					private = true
+				}
 				hosts = append(hosts, relay.Host{Addr: a.Addr().String(), Port: a.Port()})
 			}
 		}
 		hosts = hosts[:min(len(hosts), maxHosts-len(c.Relay.PublicTLS))]
+		if private {
+			d.log.say("warning: peers are told private addresses, which only those nearby reach: set relay.public")
+		}
 		if len(hosts) == 0 && len(c.Relay.PublicTLS) == 0 {
 			return nil, errors.New("this machine has no address that could be told to peers: set relay.public")
 		}
