@@ -75,6 +75,9 @@ func (a *attempt) connect() (c net.Conn, err error) {
 	if a.candidate.Type == Proxy { // it is the peer's: the peer is the requester of the bytestream
 		return a.s.e.connectProxy(a.ctx, a.candidate, remote, a.s.peer, a.s.local)
 	}
+	if a.candidate.Type == Relay {
+		return a.s.e.dialRelay(a.ctx, a.candidate, remote)
+	}
 	if slices.Contains(a.s.holes, a.candidate) {
 		return a.punch(remote)
 	}

@@ -71,12 +71,24 @@ type Config struct {
 	// that of a port forwarded by hand. Port 0 means the listening port.
 	Public string
 
+	// Gateway has the gateways of the network asked to let peers in at the
+	// listening port, by PCP, NAT-PMP and UPnP, for as long as the Endpoint lives.
+	// If false, no packet is sent to any. Nor is one when Listen is a loopback
+	// address, or Public says that somebody has seen to it.
+	Gateway bool
+
+	// DialRelay opens connections to relays where Network cannot, through a proxy
+	// of the network's say; address is "host:port", as relays are named. It is
+	// tried when a dial of Network's has failed, or has not succeeded for 300 ms.
+	// If nil, there is no other way. Peers are never dialed by it.
+	DialRelay func(ctx context.Context, network, address string) (net.Conn, error)
+
 	// Relays are the relays, or XEP-0065 proxies, to ask for a lease, the best
 	// first. If nil, those that the user's own server lists are found.
 	Relays []jid.JID
 
-	// NoRelay keeps the Endpoint from looking for relays: it then sends nothing
-	// that was not asked for. Relays of peers are still dialed.
+	// NoRelay keeps the Endpoint from looking for relays, and from punching holes,
+	// for which it needs them. Relays of peers are still dialed.
 	NoRelay bool
 
 	// AllowPlain says whether a peer that knows only XEP-0046 may have a stream,

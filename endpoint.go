@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dtcp-relay/dtcp/internal/gather/portmap"
 	"github.com/dtcp-relay/dtcp/internal/wire"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 )
@@ -46,6 +47,7 @@ type Endpoint struct {
 	stop        func()                                        // ends the handling of iqs
 	relays      *relays                                       // nil: none are wanted
 	punching    *punchPorts                                   // nil: no holes are punched
+	mapper      *portmap.Mapper                               // nil: no gateway is asked
 	gap         func(least, most time.Duration) time.Duration // draws the time between two dials of a punch
 	ready       chan struct{}                                 // closed when the first offer need not wait for more to offer
 
@@ -460,6 +462,9 @@ func (e *Endpoint) Close() error {
 	e.stop()
 	e.cancel(ErrClosed)
 	err := e.listener.Close()
+	if e.mapper != nil {
+		e.mapper.Close()
+	}
 	for _, t := range greeting {
 		_ = t.rec.abort()
 	}

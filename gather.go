@@ -9,60 +9,97 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dtcp-relay/dtcp/internal/gather"
+	"github.com/dtcp-relay/dtcp/internal/gather/portmap"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 )
 
 // This file is what an Endpoint offers to be dialed at, and how it comes by it.
 
-// gatherTime is how long the first offer waits for what is gathered (design.md,
-// "Traps").
+// gatherTime is how long the first offer waits for relay and witnesses (design.md,
+// "Traps"); for gateways see [portmap.Report.Awaited].
 const gatherTime = time.Second
 
 // gather begins to look for what else can be offered than our own addresses.
 func (e *Endpoint) gather() {
-	if e.config.NoRelay {
-		close(e.ready)
-		return
-	}
-	e.relays = newRelays(e.signaling, e.config.Relays)
-	e.relays.resolve = e.resolve
-	e.punching = newPunchPorts(e)
-	e.tasks.Add(2)
-	// Owned by the Endpoint, ended by its context, waited for by Close.
-	go func() {
-		defer e.tasks.Done()
-		e.relays.run(e.ctx)
-	}()
-	go func() {
-		defer e.tasks.Done()
-		defer close(e.ready)
-		ctx, cancel := context.WithTimeout(e.ctx, gatherTime)
-		defer cancel()
-		e.relays.await(ctx)
-		if e.punching != nil {
-			select {
-			case <-e.punching.filled:
-			case <-ctx.Done():
-			}
+	if !e.config.NoRelay {
+		e.relays = newRelays(e.signaling, e.config.Relays)
+		e.relays.resolve = e.resolve
+		e.inBackground(e.relays.run)
+		if e.punching = newPunchPorts(e); e.punching != nil {
+			e.inBackground(e.punching.run)
 		}
-	}()
-	if e.punching == nil {
-		return
 	}
+	outside := !e.Addr().Addr().IsLoopback()
+	if e.config.Gateway && outside && !e.public.IsValid() {
+		e.mapper = portmap.New(portmap.Config{Methods: portmap.All, Port: e.Addr().Port()})
+	}
+	if outside && e.config.Network == nil {
+		e.inBackground(e.watch)
+	}
+	e.inBackground(e.awaitGathered)
+}
+
+// inBackground runs f in a goroutine that is owned by the Endpoint, ended by its
+// context, and waited for by Close.
+func (e *Endpoint) inBackground(f func(context.Context)) {
 	e.tasks.Add(1)
-	// As the two above.
-	go func() {
+	go func() { // see above
 		defer e.tasks.Done()
-		e.punching.run(e.ctx)
+		f(e.ctx)
 	}()
+}
+
+// awaitGathered closes ready when there is nothing to wait for any more.
+func (e *Endpoint) awaitGathered(ctx context.Context) {
+	defer close(e.ready)
+	began := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, gatherTime)
+	defer cancel()
+	e.relays.await(bounded)
+	if e.punching != nil {
+		select {
+		case <-e.punching.filled:
+		case <-bounded.Done():
+		}
+	}
+	for e.mapper != nil && ctx.Err() == nil {
+		report, changed := e.mapper.Report()
+		if !report.Awaited(time.Since(began)) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-time.After(gatherTime / 10): // its answer changes with time, too
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watch has everything that was learned of the network looked at anew when the
+// machine may have come into another.
+func (e *Endpoint) watch(ctx context.Context) {
+	w := gather.Watch()
+	defer w.Close()
+	for {
+		select {
+		case <-w.Changed():
+		case <-ctx.Done():
+			return
+		}
+		e.punching.forget()
+		if e.mapper != nil {
+			e.mapper.Refresh()
+		}
+	}
 }
 
 // drawGap draws a time at random.
 func drawGap(least, most time.Duration) time.Duration { return least + rand.N(most-least+1) }
 
 // Ready returns a channel that is closed when all that can be offered has been
-// gathered, or a second after [NewEndpoint]. Dial and the answers to requests
-// wait for it.
+// gathered, or a second after [NewEndpoint]; up to three if UPnP is the one way
+// left to ask a gateway. Dial and the answers to requests wait for it.
 func (e *Endpoint) Ready() <-chan struct{} { return e.ready }
 
 // AwaitRelay waits until the search for a relay that [NewEndpoint] has begun is
@@ -122,16 +159,29 @@ func (e *Endpoint) direct() []Candidate {
 			found = append(found, Candidate{Type: Host, Addr: netip.AddrPortFrom(a, local.Port())})
 		}
 	}
-	if public := e.public; public.IsValid() {
-		if public.Port() == 0 {
-			public = netip.AddrPortFrom(public.Addr(), local.Port())
-		}
-		known := slices.ContainsFunc(found, func(c Candidate) bool { return c.Addr == public })
+	for i, mapped := range e.mapped() {
+		known := slices.ContainsFunc(found, func(c Candidate) bool { return c.Addr == mapped })
 		if !known {
-			found = slices.Insert(found, min(1, len(found)), Candidate{Type: Mapped, Addr: public})
+			found = slices.Insert(found, min(1+i, len(found)), Candidate{Type: Mapped, Addr: mapped})
 		}
 	}
 	return found
+}
+
+// mapped returns the addresses from which a gateway leads to the listening port:
+// the one configured, or those that gateways have told.
+func (e *Endpoint) mapped() []netip.AddrPort {
+	switch {
+	case e.public.IsValid() && e.public.Port() == 0:
+		return []netip.AddrPort{netip.AddrPortFrom(e.public.Addr(), e.Addr().Port())}
+	case e.public.IsValid():
+		return []netip.AddrPort{e.public}
+	case e.mapper == nil:
+		return nil
+	}
+	report, _ := e.mapper.Report()
+	external := report.External()
+	return external[:min(len(external), maxPunched)]
 }
 
 // offer makes our half of a negotiation. session is nil if the peer is a stock
@@ -144,7 +194,7 @@ func (e *Endpoint) offer(s *session, p PathPolicy, session *sessionOffer) offer 
 		s.lent.proxy = nil // of which stock peers know nothing
 	}
 	if p != RelayOnly && session != nil {
-		s.port = e.punching.take(s.ctx, e.relays.current().lease)
+		s.port = e.punching.take(s.ctx)
 	}
 	candidates := e.candidates(p, s.lent, s.port, s.key)
 	o := offer{key: s.key, session: session}

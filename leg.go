@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -17,7 +18,7 @@ import (
 
 const (
 	maxLegs    = 8                      // joined legs of a session at a time
-	tlsDelay   = 300 * time.Millisecond // between two ways to reach a relay
+	wayDelay   = 300 * time.Millisecond // between two ways to reach a relay
 	legPause   = time.Second            // before a leg that was lost is replaced; doubles
 	alpnRelay  = "dtcp-relay"           // of the TLS to a relay, which protects nothing end to end
 	maxReasons = 64                     // characters of a relay's reason that are repeated
@@ -116,72 +117,18 @@ func (s *session) acceptRelayed(t *transport, via Candidate) {
 func (e *Endpoint) openLeg(ctx context.Context, l *lease, claim wire.Line) (*transport, Candidate, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	type opened struct {
-		t   *transport
-		via way
-		err error
-	}
 	ways := l.ways()
-	results := make(chan opened, len(ways))
-	start := func(w way) {
-		e.tasks.Add(1)
-		// Owned by the Endpoint, ended by ctx, waited for by Close; who comes too
-		// late closes what it has opened.
-		go func() {
-			defer e.tasks.Done()
-			t, err := e.openWay(ctx, l, w, claim)
-			results <- opened{t, w, err}
-		}()
+	dials := make([]func(context.Context) (*transport, error), len(ways))
+	for i, w := range ways {
+		dials[i] = func(ctx context.Context) (*transport, error) { return e.openWay(ctx, l, w, claim) }
 	}
-	var failed []error
-	begun := 0
-	next := time.NewTimer(0)
-	defer next.Stop()
-	for {
-		select {
-		case <-next.C:
-			if begun < len(ways) {
-				start(ways[begun])
-				begun++
-				next.Reset(tlsDelay)
-			}
-		case r := <-results:
-			if r.err == nil {
-				cancel()
-				for range begun - len(failed) - 1 { // the others end at once
-					if late := <-results; late.err == nil {
-						_ = late.t.rec.abort()
-					}
-				}
-				return r.t, r.via.host.Candidate, nil
-			}
-			failed = append(failed, r.err)
-			var refused *RelayError
-			if errors.As(r.err, &refused) || len(failed) == len(ways) {
-				cancel()
-				for range begun - len(failed) {
-					if late := <-results; late.err == nil {
-						_ = late.t.rec.abort()
-					}
-				}
-				return nil, r.via.host.Candidate, r.err
-			}
-			next.Reset(0)
-		}
-	}
+	t, i, err := firstOf(ctx, dials, func(t *transport) { _ = t.rec.abort() })
+	return t, ways[i].host.Candidate, err
 }
 
 // openWay opens a leg in one way.
 func (e *Endpoint) openWay(ctx context.Context, l *lease, w way, claim wire.Line) (t *transport, err error) {
-	at := w.at
-	if !at.IsValid() {
-		addrs, err := e.resolve(ctx, w.host.Candidate)
-		if err != nil {
-			return nil, err
-		}
-		at = addrs[0]
-	}
-	c, err := e.network.Dial(ctx, netip.AddrPort{}, at)
+	c, err := e.dialRelay(ctx, w.host.Candidate, w.at)
 	if err != nil {
 		return nil, err
 	}
@@ -215,6 +162,78 @@ func (e *Endpoint) openWay(ctx context.Context, l *lease, w way, claim wire.Line
 		return nil, refusedBy(l, line)
 	}
 	return t, nil
+}
+
+// dialRelay connects to a relay or proxy: at its address, which is looked up
+// if it is not valid, or by Config.DialRelay.
+func (e *Endpoint) dialRelay(ctx context.Context, c Candidate, at netip.AddrPort) (net.Conn, error) {
+	direct := func(ctx context.Context) (net.Conn, error) {
+		if !at.IsValid() {
+			if at = c.Addr; c.Name != "" {
+				addrs, err := e.resolve(ctx, c)
+				if err != nil {
+					return nil, err
+				}
+				at = addrs[0]
+			}
+		}
+		return e.network.Dial(ctx, netip.AddrPort{}, at)
+	}
+	if e.config.DialRelay == nil {
+		return direct(ctx)
+	}
+	conn, _, err := firstOf(ctx, []func(context.Context) (net.Conn, error){direct, func(ctx context.Context) (net.Conn, error) {
+		return e.config.DialRelay(ctx, "tcp", c.address())
+	}}, func(c net.Conn) { _ = abort(c) })
+	return conn, err
+}
+
+// firstOf returns what the first of several ways leads to, and its number. Each is
+// begun when the one before it has failed, or has not come to an end for 300 ms.
+// What comes too late is discarded. The error is that of the last to fail; a
+// relay's refusal ends it, for the relay refuses whatever the way.
+func firstOf[T any](ctx context.Context, ways []func(context.Context) (T, error), discard func(T)) (found T, number int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	type result struct {
+		found  T
+		number int
+		err    error
+	}
+	results := make(chan result, len(ways))
+	begun, ended := 0, 0
+	defer func() {
+		cancel()
+		for range begun - ended { // at once, now
+			if late := <-results; late.err == nil {
+				discard(late.found)
+			}
+		}
+	}()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-next.C:
+			if begun == len(ways) {
+				continue
+			}
+			number := begun
+			begun++
+			// Owned by this call, which waits for it; ctx ends it.
+			go func() {
+				found, err := ways[number](ctx)
+				results <- result{found, number, err}
+			}()
+			next.Reset(wayDelay)
+		case r := <-results:
+			ended++
+			var refused *RelayError
+			if r.err == nil || errors.As(r.err, &refused) || ended == len(ways) {
+				return r.found, r.number, r.err
+			}
+			next.Reset(0)
+		}
+	}
 }
 
 // refusedBy makes an error of what a relay answers in place of ok.

@@ -97,7 +97,7 @@ var layers = map[string]layer{
 	},
 	".": {
 		why: "any XMPP library can signal, so not package xmpp; it needs addresses and stanzas",
-		may: "internal/gather internal/socks5 internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists " +
+		may: "internal/gather internal/gather/portmap internal/gather/stun internal/socks5 internal/wire xmpp/jid xmpp/stanza github.com/tyler-smith/go-bip39/wordlists " +
 			"golang.org/x/sys/unix golang.org/x/sys/windows",
 		tests: "internal/memnet internal/relay internal/rendezvous xmpp golang.org/x/net/nettest github.com/google/go-cmp/cmp",
 	},
@@ -113,7 +113,7 @@ var layers = map[string]layer{
 	},
 	"cmd/dtcp": {
 		why: "a program joins everything; nothing joins a program",
-		may: ". internal/profile internal/rendezvous internal/transfer xmpp xmpp/jid xmpp/stanza " +
+		may: ". internal/profile internal/relay internal/rendezvous internal/transfer xmpp xmpp/jid xmpp/stanza " +
 			"github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys/unix golang.org/x/term",
 		tests: "github.com/google/go-cmp/cmp github.com/rogpeppe/go-internal/testscript",
 	},

@@ -99,16 +99,7 @@ func (s *session) activate(ctx context.Context, p *proxyService) error {
 // connectProxy connects to a proxy as requester or target of the bytestream
 // that the candidate names. at is the proxy's address, if it is known already.
 func (e *Endpoint) connectProxy(ctx context.Context, c Candidate, at netip.AddrPort, owner, other jid.JID) (conn net.Conn, err error) {
-	if !at.IsValid() {
-		if at = c.Addr; c.Name != "" {
-			addrs, err := e.resolve(ctx, c)
-			if err != nil {
-				return nil, err
-			}
-			at = addrs[0]
-		}
-	}
-	if conn, err = e.network.Dial(ctx, netip.AddrPort{}, at); err != nil {
+	if conn, err = e.dialRelay(ctx, c, at); err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })

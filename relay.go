@@ -21,11 +21,13 @@ const (
 	nsInfo        = "http://jabber.org/protocol/disco#info"
 	nsItems       = "http://jabber.org/protocol/disco#items"
 	nsBytestreams = "http://jabber.org/protocol/bytestreams"
+	nsServices    = "urn:xmpp:extdisco:2" // XEP-0215
 )
 
 // Bounds of the search.
 const (
 	maxItems     = 32               // entities of our server that are asked what they are
+	maxSTUN      = 2                // STUN servers that are used
 	lookTime     = 10 * time.Second // for the whole
 	refusedPause = 10 * time.Minute // before who refused us, or has nothing, is asked again
 	retryMin     = 2 * time.Second  // after what may be temporary; doubles
@@ -38,6 +40,7 @@ type relaying struct {
 	lease *lease        // nil: none
 	proxy *proxyService // looked for only where there is no lease; nil: none
 	err   error         // why there is no lease, or no newer one; nil: nobody lends
+	stun  []Candidate   // STUN servers over TCP, which say how they see us
 }
 
 // relays keeps an Endpoint's lease.
@@ -121,7 +124,7 @@ func (r *relays) current() relaying {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if l := r.known.lease; l != nil && !time.Now().Before(l.ends) {
-		return relaying{err: errLeaseOver}
+		return relaying{err: errLeaseOver, stun: r.known.stun}
 	}
 	return r.known
 }
@@ -169,6 +172,20 @@ var errNotRelay = errors.New("neither a relay nor a proxy")
 func (r *relays) look(ctx context.Context, old *lease) relaying {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
+	servers := r.current().stun
+	var asked sync.WaitGroup
+	if old == nil {
+		// Owned and waited for by this call; ctx ends it.
+		asked.Go(func() { servers = r.stunServers(ctx) })
+	}
+	found := r.find(ctx, old)
+	asked.Wait()
+	found.stun = servers
+	return found
+}
+
+// find is look without STUN servers.
+func (r *relays) find(ctx context.Context, old *lease) relaying {
 	if old != nil {
 		l, err := r.ask(ctx, old.relay)
 		if err == nil {
@@ -239,6 +256,36 @@ func (r *relays) entities(ctx context.Context) ([]jid.JID, error) {
 		}
 	}
 	return found, nil
+}
+
+// stunServers returns the STUN servers that our server knows and that speak TCP
+// (XEP-0215, 3.1).
+func (r *relays) stunServers(ctx context.Context) []Candidate {
+	server, err := jid.New("", r.signaling.LocalAddr().Domain(), "")
+	if err != nil {
+		return nil
+	}
+	answer, err := r.signaling.RoundTrip(ctx, stanza.IQ{
+		Header: stanza.Header{To: server}, Type: stanza.Get, Payload: stanza.New(nsServices, "services").With("type", "stun"),
+	})
+	if err != nil {
+		return nil // many servers know none
+	}
+	var found []Candidate
+	for _, s := range answer.Payload.All(nsServices, "service") {
+		if s.Attr("type") != "stun" || s.Attr("transport") != "tcp" || len(found) == maxSTUN {
+			continue
+		}
+		port := s.Attr("port")
+		if port == "" {
+			port = "3478" // RFC 8489, 18.6
+		}
+		c, ok := parseCandidate(stanza.New(NSSession, "candidate").With("type", string(Relay)).With("addr", s.Attr("host")).With("port", port))
+		if ok {
+			found = append(found, c)
+		}
+	}
+	return found
 }
 
 // proxyKinds returns the types of the identities of category proxy that an

@@ -1,0 +1,196 @@
+package dtcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dtcp-relay/dtcp/internal/gather"
+	"github.com/dtcp-relay/dtcp/internal/gather/stun"
+	"github.com/dtcp-relay/dtcp/internal/wire"
+)
+
+// This file asks others how they see a punch port (Section 3 of protocol.md,
+// "Observe"): our relay, and STUN servers (RFC 8489).
+
+const (
+	observeEvery = 25 * time.Second // a NAT may forget an idle mapping
+	observeTime  = 5 * time.Second  // for an answer
+)
+
+// witness is a server that is asked how it sees us.
+type witness struct {
+	at   netip.AddrPort
+	stun bool // it speaks STUN; otherwise it is the relay
+}
+
+// maxWitnesses of each family are asked: the answers of two are compared.
+const maxWitnesses = 2
+
+// witnesses returns the addresses of the relay, and those of STUN servers where
+// they do not suffice.
+func (p *punchPorts) witnesses(ctx context.Context, known relaying) []witness {
+	var v4, v6 []witness
+	add := func(w witness) {
+		list := &v6
+		if w.at.Addr().Is4() {
+			list = &v4
+		}
+		same := slices.ContainsFunc(*list, func(o witness) bool { return o.at.Addr() == w.at.Addr() })
+		if len(*list) < maxWitnesses && !same {
+			*list = append(*list, w)
+		}
+	}
+	if known.lease != nil {
+		for _, h := range known.lease.hosts {
+			for _, at := range h.at {
+				add(witness{at: at})
+			}
+		}
+	}
+	if len(v4) < maxWitnesses {
+		for _, c := range known.stun {
+			at := []netip.AddrPort{c.Addr}
+			if c.Name != "" {
+				at, _ = p.e.resolve(ctx, c) // one less to be asked
+			}
+			for _, a := range at {
+				add(witness{a, true})
+			}
+		}
+	}
+	return append(v4, v6[:min(len(v6), 1)]...) // there are hardly NATs to compare in IPv6
+}
+
+// observer is a connection to a witness.
+type observer struct {
+	witness
+	conn net.Conn
+	t    *transport // to a relay
+	seen netip.AddrPort
+}
+
+// observeAll connects to the witnesses from a port, and returns those connections
+// over which they have said how they see us.
+func (p *punchPorts) observeAll(ctx context.Context, port *punchPort, known relaying, kept bool) []*observer {
+	ctx, cancel := context.WithTimeout(ctx, observeTime)
+	defer cancel()
+	asked := p.witnesses(ctx, known)
+	found := make([]*observer, len(asked))
+	var all sync.WaitGroup
+	for i, w := range asked {
+		// Owned and waited for by this call; ctx ends it.
+		all.Go(func() { found[i], _ = p.observe(ctx, port, known.lease, w, kept) })
+	}
+	all.Wait()
+	return slices.DeleteFunc(found, func(o *observer) bool { return o == nil })
+}
+
+// observe connects to a witness from a port and asks.
+func (p *punchPorts) observe(ctx context.Context, port *punchPort, l *lease, w witness, kept bool) (*observer, error) {
+	c, err := p.e.network.Dial(ctx, port.local(w.at), w.at)
+	if err != nil {
+		return nil, err
+	}
+	o := &observer{witness: w, conn: c, t: newTransport(c)}
+	line := wire.Line{Command: wire.Observe}
+	if kept && !w.stun {
+		line = l.claim(wire.Observe, "", time.Now())
+	}
+	if err := o.ask(ctx, line); err != nil {
+		_ = abort(c)
+		return nil, err
+	}
+	return o, nil
+}
+
+// ask asks how we are seen, a relay by line, and fails when that has changed.
+func (o *observer) ask(ctx context.Context, line wire.Line) error {
+	seen, err := o.answer(ctx, line)
+	if err != nil {
+		return err
+	}
+	if seen = unmap(seen); o.seen.IsValid() && o.seen != seen {
+		return errors.New("the address has changed")
+	}
+	o.seen = seen
+	return nil
+}
+
+func (o *observer) answer(ctx context.Context, line wire.Line) (netip.AddrPort, error) {
+	if o.stun {
+		return stun.Ask(ctx, o.conn)
+	}
+	stop := o.t.interrupt(ctx)
+	defer stop()
+	if err := o.conn.SetDeadline(time.Now().Add(observeTime)); err != nil {
+		return netip.AddrPort{}, err
+	}
+	if err := o.t.send(line.Command, line.Argument); err != nil {
+		return netip.AddrPort{}, err
+	}
+	answer, err := o.t.line()
+	switch {
+	case err != nil:
+		return netip.AddrPort{}, err
+	case ctx.Err() != nil:
+		return netip.AddrPort{}, ctx.Err()
+	case answer.Command != wire.OK:
+		return netip.AddrPort{}, fmt.Errorf("the relay does not observe: %s", answer.Argument)
+	}
+	return netip.ParseAddrPort(answer.Argument)
+}
+
+// keepObserved asks again and again, so that the mapping stays, until life ends
+// or one of them fails.
+func keepObserved(life context.Context, observers []*observer) {
+	ticker := time.NewTicker(observeEvery)
+	defer ticker.Stop()
+	defer func() {
+		for _, o := range observers {
+			_ = abort(o.conn)
+		}
+	}()
+	for {
+		select {
+		case <-ticker.C:
+		case <-life.Done():
+			return
+		}
+		for _, o := range observers {
+			if o.ask(life, wire.Line{Command: wire.Observe}) != nil {
+				return
+			}
+		}
+	}
+}
+
+// judge learns from what was seen of one port what the NAT does, and reports
+// whether an observed IPv4 port is the one that peers would see.
+func (p *punchPorts) judge(observers []*observer) bool {
+	var seen []gather.Observation
+	for _, o := range observers {
+		if o.seen.Addr().Is4() {
+			seen = append(seen, gather.Observation{Local: addrPort(o.conn.LocalAddr()), Server: o.at, Seen: o.seen})
+		}
+	}
+	if len(seen) == 0 {
+		return false
+	}
+	nat := gather.Classify(seen, netip.Addr{})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if nat.Mapping != gather.MappingUnknown || p.seen == nil {
+		p.seen = seen
+	}
+	if nat.Mapping == gather.AddressDependent || nat.Mapping == gather.AddressAndPortDependent {
+		p.pointless = errPointless
+		return false
+	}
+	return true
+}

@@ -1,0 +1,306 @@
+package dtcp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/dtcp-relay/dtcp/internal/gather"
+)
+
+// This file is what hole punching needs (Section 4 of protocol.md): local ports
+// at which we listen, from which we dial, and whose address as the outside sees
+// it is known, because a connection to our relay is kept alive from each.
+
+const (
+	punchPool   = 2                // ports kept observed ahead of sessions
+	hurriedTake = time.Second      // that an offer waits for a port when none is ready
+	punchRetry  = 10 * time.Second // before what could not be observed is tried again
+)
+
+// sharedListener is a [Network] whose listeners can share their port with dials.
+// One that is not does not punch holes.
+type sharedListener interface {
+	// ListenShared is as Listen, and dials may leave from the port as well.
+	ListenShared(ctx context.Context, local netip.AddrPort) (net.Listener, error)
+}
+
+// punchPort is one such port. A session has it to itself.
+type punchPort struct {
+	listener net.Listener
+	port     uint16
+	seen     []netip.AddrPort // from outside: one address for each family at the most
+	stop     context.CancelFunc
+	lost     <-chan struct{} // closed when it is no longer observed
+}
+
+// local returns the address to dial remote from.
+func (p *punchPort) local(remote netip.AddrPort) netip.AddrPort {
+	from := addrPort(p.listener.Addr()).Addr()
+	switch {
+	case from.IsValid() && !from.IsUnspecified():
+	case remote.Addr().Is4():
+		from = netip.IPv4Unspecified()
+	default:
+		from = netip.IPv6Unspecified()
+	}
+	return netip.AddrPortFrom(from, p.port)
+}
+
+// candidates returns what a session that has the port offers.
+func (p *punchPort) candidates() []Candidate {
+	if p == nil {
+		return nil
+	}
+	var found []Candidate
+	for _, a := range p.seen {
+		found = append(found, Candidate{Type: Reflexive, Addr: a})
+	}
+	return found
+}
+
+// close ends the listening and the observing. A connection that the port
+// carries goes on.
+func (p *punchPort) close() {
+	p.stop()
+	_ = p.listener.Close()
+}
+
+// punchPorts keeps an Endpoint's ports.
+type punchPorts struct {
+	e      *Endpoint
+	shared sharedListener
+	refill chan struct{} // capacity 1: fewer are free than should be
+	filled chan struct{} // closed when it was tried for the first time
+
+	mu        sync.Mutex
+	free      []*punchPort
+	seen      []gather.Observation // by which nat was told
+	pointless error                // the NAT shows every destination another port
+	closed    bool
+}
+
+func newPunchPorts(e *Endpoint) *punchPorts {
+	shared, ok := e.network.(sharedListener)
+	if !ok || e.Addr().Addr().IsLoopback() { // which no NAT is in front of
+		return nil
+	}
+	return &punchPorts{e: e, shared: shared, refill: make(chan struct{}, 1), filled: make(chan struct{})}
+}
+
+// errPointless is why no reflexive candidate is offered behind such a NAT.
+var errPointless = errors.New("the NAT takes another port for every destination, so that a hole cannot be punched from here")
+
+// run keeps the pool filled until ctx ends.
+func (p *punchPorts) run(ctx context.Context) {
+	defer p.drain()
+	known := p.e.relays.await(ctx)
+	for first := true; ; first = false {
+		pause := observeEvery
+		if err := p.fill(ctx, known); err != nil {
+			pause = punchRetry
+		}
+		if first {
+			close(p.filled)
+		}
+		select {
+		case <-p.refill:
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		known = p.e.relays.current()
+	}
+}
+
+// forget drops what was learned of a network that we may have left.
+func (p *punchPorts) forget() {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	for _, port := range p.free {
+		port.close()
+	}
+	p.free, p.pointless, p.seen = nil, nil, nil
+	p.mu.Unlock()
+	select {
+	case p.refill <- struct{}{}:
+	default:
+	}
+}
+
+// drain closes what is free, when the Endpoint is closed.
+func (p *punchPorts) drain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, port := range p.free {
+		port.close()
+	}
+	p.free = nil
+}
+
+// fill opens ports until enough are free.
+func (p *punchPorts) fill(ctx context.Context, known relaying) error {
+	p.mu.Lock()
+	p.free = live(p.free)
+	missing := punchPool - len(p.free)
+	if p.pointless != nil {
+		missing = 0
+	}
+	p.mu.Unlock()
+	failed := make([]error, max(missing, 0))
+	var all sync.WaitGroup
+	for i := range failed {
+		// Owned and waited for by this call; its own deadline ends it.
+		all.Go(func() {
+			var port *punchPort
+			if port, failed[i] = p.open(ctx, known, true); failed[i] == nil {
+				p.give(port)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(failed...)
+}
+
+// live returns the ports that are still observed, and closes the others.
+func live(ports []*punchPort) []*punchPort {
+	var alive []*punchPort
+	for _, p := range ports {
+		select {
+		case <-p.lost:
+			p.close()
+		default:
+			alive = append(alive, p)
+		}
+	}
+	return alive
+}
+
+// take returns a port for one session, or nil if there is none to be had. When
+// more sessions begin at once than ports are ready, it waits a moment.
+func (p *punchPorts) take(ctx context.Context) *punchPort {
+	if p == nil {
+		return nil
+	}
+	select {
+	case p.refill <- struct{}{}:
+	default:
+	}
+	p.mu.Lock()
+	p.free = live(p.free)
+	pointless := p.pointless != nil || p.closed
+	if n := len(p.free); n > 0 && !pointless {
+		port := p.free[n-1]
+		p.free = p.free[:n-1]
+		p.mu.Unlock()
+		return port
+	}
+	p.mu.Unlock()
+	if pointless {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, hurriedTake)
+	defer cancel()
+	port, err := p.open(ctx, p.e.relays.current(), false)
+	if err != nil {
+		return nil // the others race on
+	}
+	return port
+}
+
+// give puts a port into the pool that carries nothing, or closes it if there
+// are enough.
+func (p *punchPorts) give(port *punchPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.free) >= punchPool {
+		port.close()
+		return
+	}
+	p.free = append(p.free, port)
+}
+
+// errNothingSeen is why a port is of no use.
+var errNothingSeen = errors.New("nobody can say how the outside sees it")
+
+// open binds a port and has the relay observe it. If kept, the relay is asked to
+// keep the connection for as long as we do, of which it allows only a few.
+func (p *punchPorts) open(ctx context.Context, known relaying, kept bool) (*punchPort, error) {
+	if known.lease == nil && len(known.stun) == 0 && p.ownIPv6(0) == nil {
+		return nil, errNothingSeen
+	}
+	var at netip.Addr
+	if a := p.e.Addr().Addr(); !a.IsUnspecified() {
+		at = a // as the configuration wants it
+	}
+	listener, err := p.shared.ListenShared(ctx, netip.AddrPortFrom(at, 0))
+	if err != nil {
+		return nil, err
+	}
+	life, stop := context.WithCancel(p.e.ctx)
+	port := &punchPort{listener: listener, port: addrPort(listener.Addr()).Port(), stop: stop}
+	observers := p.observeAll(ctx, port, known, kept)
+	var v4, v6 []netip.AddrPort // what was seen
+	for _, o := range observers {
+		if o.seen.Addr().Is4() {
+			v4 = append(v4, o.seen)
+		} else {
+			v6 = append(v6, o.seen)
+		}
+	}
+	if !p.judge(observers) {
+		v4 = nil
+	}
+	if len(v6) == 0 { // there is no NAT, as a rule, but there may be a firewall
+		v6 = p.ownIPv6(port.port)
+	}
+	for _, seen := range [][]netip.AddrPort{v6, v4} {
+		if len(seen) > 0 {
+			port.seen = append(port.seen, seen[0])
+		}
+	}
+	if len(port.seen) == 0 {
+		stop()
+		_ = listener.Close()
+		for _, o := range observers {
+			_ = abort(o.conn)
+		}
+		return nil, errNothingSeen
+	}
+	lost := make(chan struct{})
+	port.lost = lost
+	p.e.tasks.Add(2)
+	// Owned by the Endpoint, ended by the closing of the port or of the Endpoint,
+	// waited for by Close.
+	go func() {
+		defer p.e.tasks.Done()
+		p.e.acceptLoop(listener, port)
+	}()
+	go func() {
+		defer p.e.tasks.Done()
+		defer close(lost)
+		keepObserved(life, observers)
+		_ = listener.Close()
+	}()
+	return port, nil
+}
+
+// ownIPv6 returns the best global IPv6 address of this host with the port.
+func (p *punchPorts) ownIPv6(port uint16) []netip.AddrPort {
+	addrs, err := p.e.network.Addrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range addrs {
+		if a.Is6() && !private(a) {
+			return []netip.AddrPort{netip.AddrPortFrom(a, port)}
+		}
+	}
+	return nil
+}
