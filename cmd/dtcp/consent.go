@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/transfer"
+	"github.com/dtcp-relay/dtcp/xmpp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
@@ -30,6 +33,10 @@ type consent struct {
 	terminal *asker       // nil: there is none, or nobody is to be asked
 	busy     func() error // nil: there is room
 	where    string
+	visitor  func(jid.JID) (ephemeral bool) // asks about a stranger who was let in
+
+	mu       sync.Mutex
+	contacts map[jid.JID]bool // bare addresses that were in the roster when they last asked
 }
 
 // rule says for people whom consent lets in.
@@ -44,7 +51,7 @@ func (c *consent) rule() string {
 	case len(c.from) > 0:
 		return "asking here when one of these sends: " + names(c.from)
 	}
-	return "asking here before anything is stored"
+	return "asking here before anything is stored; who is no contact gets in through our relay only"
 }
 
 // allow judges a request for a stream. Strangers learn nothing but that.
@@ -59,6 +66,26 @@ func (c *consent) allow(ctx context.Context, r *dtcp.Request) error {
 		return err
 	}
 	return c.link.trust.admit(r)
+}
+
+// paths is how a peer may reach us: strangers through our relay alone, so that
+// they do not learn an address of this machine (Section 5 of protocol.md).
+func (c *consent) paths(who jid.JID) dtcp.PathPolicy {
+	if c.isStranger(who) {
+		return dtcp.RelayOnly
+	}
+	return c.link.paths()
+}
+
+// isStranger reports whether a peer is neither allowed by name nor, as far as it
+// was looked up, known. It is one unless mayAsk has found otherwise.
+func (c *consent) isStranger(who jid.JID) bool {
+	if (&guest{allowed: c.from}).isAllowed(who) || who.Bare() == c.link.session.LocalAddr().Bare() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.contacts[who.Bare()]
 }
 
 // mayAsk judges who asks.
@@ -83,13 +110,19 @@ func (c *consent) mayAsk(ctx context.Context, r *dtcp.Request) error {
 		return stanza.NewError(stanza.InternalServerError, "")
 	case known:
 		return nil
+	case c.terminal == nil:
+		return refusal
 	}
 	r.Stranger = true
-	if c.terminal != nil {
-		// A stream would tell a stranger an address of this machine. Through a relay
-		// it would not, and then the user could be asked.
-		c.out.say("%v, who is no contact, wants to send %s; strangers are let in through a relay only, and this version has none. --from %[1]v lets this one in", who, announced(r))
+	why := "--direct-only forbids that"
+	if !c.link.directOnly {
+		err := c.link.awaitRelay(ctx)
+		if err == nil {
+			return nil
+		}
+		why, _ = explain(err)
 	}
+	c.out.say("%v, who is no contact, wants to send %s; strangers are let in through our relay only, but %s. --from %[1]v lets this one in", who, announced(r), why)
 	return refusal
 }
 
@@ -113,32 +146,49 @@ func (c *consent) isContact(ctx context.Context, who jid.JID) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for _, contact := range roster {
-		if contact.JID == who {
-			return contact.Subscription == "from" || contact.Subscription == "both", nil
-		}
+	known := slices.ContainsFunc(roster, func(item xmpp.RosterItem) bool {
+		return item.JID == who && (item.Subscription == "from" || item.Subscription == "both")
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known {
+		c.contacts[who] = true
+	} else {
+		delete(c.contacts, who)
 	}
-	return false, nil
+	return known, nil
 }
 
 // decide asks the user whether to accept an offer, unless all are.
-func (c *consent) decide(ctx context.Context, peer jid.JID, o *transfer.Offer) error {
+func (c *consent) decide(ctx context.Context, conn *dtcp.Conn, o *transfer.Offer) error {
 	if c.yes {
 		return nil
 	}
-	yes, err := c.terminal.ask(ctx, question(peer, o, c.where))
+	peer, path := conn.Peer(), conn.Path()
+	stranger := c.isStranger(peer)
+	relay := ""
+	if stranger {
+		relay = path.Relay
+	}
+	yes, err := c.terminal.ask(ctx, question(peer, o, c.where, relay))
 	switch {
 	case err != nil:
 		return err
 	case !yes:
 		return errDeclined
+	case stranger:
+		return c.link.trust.keep(dtcp.Peer{JID: peer, Fingerprint: path.Fingerprint, Ephemeral: c.visitor(peer)})
 	}
 	return nil
 }
 
-// question is what the user is asked, one line a string.
-func question(peer jid.JID, o *transfer.Offer, where string) []string {
+// question is what the user is asked, one line a string. relay is that through
+// which a stranger has come, "" if it is none.
+func question(peer jid.JID, o *transfer.Offer, where, relay string) []string {
 	lines := []string{fmt.Sprintf("%v wants to send %s: %s", peer, describe(o), listed(o))}
+	if relay != "" {
+		lines = append(lines, fmt.Sprintf("%v is no contact, and so comes through our relay %s alone, which tells no address of this machine", peer.Bare(), relay))
+	}
 	place := "to be stored in " + where
 	if o.Room >= 0 && where != stdoutName {
 		place += fmt.Sprintf(", where %s are free", size(o.Room))

@@ -45,9 +45,6 @@ and no account, and leaves nothing behind.`,
 }
 
 func (t *tool) demo(ctx context.Context) error {
-	if err := t.checkPaths(); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, demoTime)
 	defer cancel()
 	server, err := startDemoServer("romeo", "juliet")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,6 +75,7 @@ func (l *link) dialPeer(ctx context.Context, peer jid.JID, service string) (*dtc
 // not known. found is told which resource is dialed.
 func (l *link) dialSummary(ctx context.Context, peer jid.JID, service string, files, bytes int64, found func(jid.JID)) (*dtcp.Conn, error) {
 	full := peer
+	failed := &dialError{service: service, own: l.session.LocalAddr(), paths: l.paths()}
 	err := waitLogin(ctx, l.session)
 	if err == nil {
 		full, err = l.resolve(ctx, peer, service)
@@ -84,8 +86,15 @@ func (l *link) dialSummary(ctx context.Context, peer jid.JID, service string, fi
 		if conn, err = l.endpoint.DialSummary(ctx, full, service, files, bytes); err == nil {
 			return conn, nil
 		}
+		var noPath *dtcp.NoPathError
+		if errors.As(err, &noPath) || errors.Is(err, dtcp.ErrPolicy) {
+			asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), namedTime)
+			errors.As(l.awaitRelay(asking), &failed.relay)
+			cancel()
+		}
 	} else {
 		full = peer
 	}
-	return nil, &dialError{peer: full, service: service, own: l.session.LocalAddr(), err: because(ctx, err)}
+	failed.peer, failed.err = full, because(ctx, err)
+	return nil, failed
 }

@@ -58,6 +58,7 @@ func status(err error) int {
 	var peer *dtcp.PeerError
 	var files *transferError
 	var out *xmpp.LoggedOutError
+	var relay *relayError
 	switch {
 	case err == nil:
 		return exitOK
@@ -69,7 +70,7 @@ func status(err error) int {
 		return transferStatus(files)
 	case errors.As(err, &login), errors.As(err, &out), errors.Is(err, xmpp.ErrConflict), errors.Is(err, profile.ErrNoAccount):
 		return exitLogin
-	case errors.Is(err, dtcp.ErrPlain), errors.Is(err, dtcp.ErrPolicy), errors.Is(err, errNoRelay):
+	case errors.Is(err, dtcp.ErrPlain), errors.Is(err, dtcp.ErrPolicy), errors.As(err, &relay):
 		return exitAbsent
 	case errors.As(err, &peer):
 		return exitFailed
@@ -90,8 +91,11 @@ func answerStatus(e *stanza.Error) int {
 		stanza.RemoteServerNotFound, stanza.RemoteServerTimeout:
 		return exitAbsent
 	}
-	if e.Code == 403 {
+	switch {
+	case e.Code == 403:
 		return exitRefused
+	case e.Text == relayedOnlyText:
+		return exitAbsent
 	}
 	return exitFailed
 }

@@ -34,6 +34,11 @@ func TestFailures(t *testing.T) {
 	noPath := &dtcp.NoPathError{Peer: juliet, Err: errors.New("no connection within 30s"), Attempts: []dtcp.Attempt{
 		{Candidate: dtcp.Candidate{Type: dtcp.Host}, Err: syscall.ECONNREFUSED},
 	}}
+	relayed := func(reason string) error {
+		return &dtcp.NoPathError{Peer: juliet, Err: errors.New("no connection within 30s"), Attempts: []dtcp.Attempt{
+			{Candidate: dtcp.Candidate{Type: dtcp.Relay}, Ours: true, Err: &dtcp.RelayError{Relay: jid.MustParse("relay.example.org"), Reason: reason}},
+		}}
+	}
 	file := func(name string, err error) transfer.File { return transfer.File{Name: name, Err: err} }
 	sending := func(err error) error {
 		return &transferError{peer: juliet, sending: true, result: &transfer.Result{Files: 2}, err: err}
@@ -77,7 +82,19 @@ func TestFailures(t *testing.T) {
 		{dial(fmt.Errorf("dtcp: %w", &silenceError{juliet, 30 * time.Second})), exitAbsent, "no answer from juliet@example.org/balcony in 30s", "dtcp listen"},
 		{dial(context.DeadlineExceeded), exitAbsent, "--timeout", "dtcp listen"},
 		{dial(&xmpp.LoggedOutError{Lost: syscall.ECONNREFUSED, Err: context.DeadlineExceeded}), exitLogin, "our XMPP server is out of reach: connection refused", ""},
-		{errNoRelay, exitAbsent, "no relay of our own", "address of this machine"},
+		{&relayError{true, errors.New("dtcp: nothing listed")}, exitAbsent, "--relay-only: there is no relay: nothing listed", "address of this machine"},
+		{&relayError{false, fmt.Errorf("dtcp: relay.example.org: %w", stanza.NewError(stanza.Forbidden, "no"))}, exitAbsent, "refuses to lend an address: relay.example.org: forbidden", "allow this account"},
+		{&relayError{false, fmt.Errorf("dtcp: relay.example.org: %w", stanza.NewError(stanza.RemoteServerNotFound, ""))}, exitAbsent, "no relay lends us", "dtcpd"},
+		{&relayError{false, context.DeadlineExceeded}, exitAbsent, "does not answer", "--relay JID"},
+		{&relayError{false, errors.Join(errors.New("a: no"), errors.New("b: no"))}, exitAbsent, "a: no; b: no", "--relay JID"},
+		{dial(refused(stanza.NotAcceptable, relayedOnlyText)), exitAbsent, "relay of its own only", "--relay JID"},
+		{dial(relayed("denied")), exitAbsent, "no path", "relay.example.org has to allow"},
+		{dial(relayed("quota")), exitAbsent, "no path", "may serve again later"},
+		{dial(relayed("bad-lease")), exitAbsent, "no path", "operator"},
+		{&dialError{peer: juliet, paths: dtcp.RelayOnly, err: relayed("full")}, exitAbsent, "no path", "both need the same relay"},
+		{&dialError{peer: juliet, paths: dtcp.DirectOnly, err: noPath}, exitAbsent, "no path", "leave out --direct-only"},
+		{&dialError{peer: juliet, relay: &relayError{err: errors.New("dtcp: nothing listed")}, err: noPath}, exitAbsent, "no path", "but there is no relay: nothing listed"},
+		{&dialError{peer: juliet, relay: &relayError{err: errors.New("dtcp: gone")}, err: fmt.Errorf("x: %w", dtcp.ErrPolicy)}, exitAbsent, "there is no relay: gone", "dtcpd"},
 
 		{sending(transfer.Refuse("busy")), exitRefused, "juliet@example.org/balcony declined: busy", ""},
 		{sending(transfer.Refuse("")), exitRefused, "juliet@example.org/balcony declined", ""},

@@ -21,6 +21,8 @@ type dialError struct {
 	peer    jid.JID // that was dialed
 	service string
 	own     jid.JID
+	paths   dtcp.PathPolicy
+	relay   *relayError // why there is no relay of our own; nil: there is, or it did not matter
 	err     error
 }
 
@@ -47,6 +49,7 @@ func explain(err error) (what string, hints []string) {
 	var one *contextError
 	var files *transferError
 	var usage *usageError
+	var relay *relayError
 	switch {
 	case errors.As(err, &usage):
 		return explainUsage(usage)
@@ -67,8 +70,8 @@ func explain(err error) (what string, hints []string) {
 		return trimmed(err), []string{
 			"bring back a copy of it; without it dtcp starts afresh, with nothing remembered of what was in it",
 		}
-	case errors.Is(err, errNoRelay):
-		return errNoRelay.Error(), []string{"this version has no relays, and without one every stream reveals an address of this machine"}
+	case errors.As(err, &relay):
+		return explainNoRelay(relay)
 	case errors.Is(err, errInterrupted):
 		return errInterrupted.Error(), nil
 	case errors.As(err, &cut):
@@ -142,7 +145,9 @@ func explainDial(e *dialError) (what string, hints []string) {
 		for _, a := range noPath.Attempts {
 			hints = append(hints, attemptMark+a.String())
 		}
-		return what, append(hints, "one of the two must be reachable: open a TCP port there and name it by --port N, behind a NAT also by --public ADDR:PORT")
+		return what, append(hints, pathHints(e, noPath)...)
+	case e.relay != nil: // that was all there was to try
+		return explainNoRelay(e.relay)
 	case errors.Is(e.err, dtcp.ErrPlain):
 		return fmt.Sprintf("%v offers only a stream without authentication (XEP-0046), or somebody between makes it look so", who),
 			[]string{"--allow-plain takes it, if nothing like that was ever different with this peer"}
@@ -160,6 +165,10 @@ func explainDial(e *dialError) (what string, hints []string) {
 	return trimmed(e.err), nil
 }
 
+// relayedOnlyText is how package dtcp words the answer of who takes relayed
+// streams only, and has no relay.
+const relayedOnlyText = "only relayed streams are accepted, and there is no relay"
+
 func explainRefusal(e *dialError, answer *stanza.Error) (what string, hints []string) {
 	who := e.peer
 	switch {
@@ -169,6 +178,9 @@ func explainRefusal(e *dialError, answer *stanza.Error) (what string, hints []st
 		own := e.own.Bare()
 		return fmt.Sprintf("%v refuses: it knows %v by another certificate than that of this machine", who, own),
 			[]string{fmt.Sprintf("at the other end, dtcp peers verify %v prints words to compare by voice, and dtcp peers trust %[1]v lets this machine in", own)}
+	case answer.Text == relayedOnlyText:
+		return fmt.Sprintf("%v takes streams through a relay of its own only, and has none", who),
+			[]string{"at the other end, --relay JID names one, and without --relay-only there are other paths"}
 	case answer.Condition == stanza.RemoteServerNotFound, answer.Condition == stanza.RemoteServerTimeout:
 		return fmt.Sprintf("%v: no connection between our XMPP server and that of %s: %v", who, who.Domain(), answer),
 			[]string{"is the address right?"}

@@ -30,7 +30,7 @@ type options struct {
 	publicFlag   string
 	directOnly   bool
 	relayOnly    bool
-	relay        string
+	relayFlag    string
 	allowPlain   bool
 	certFile     string
 	keyFile      string
@@ -42,6 +42,7 @@ type options struct {
 	showVersion  bool
 
 	account jid.JID          // zero: the default
+	relay   jid.JID          // zero: to be found
 	pin     dtcp.Fingerprint // zero: none
 	ca      string           // PEM, "": the system's
 	listen  string           // Config.Listen
@@ -58,8 +59,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.IntVar(&o.port, "port", 0, "TCP `port` to accept streams at (default: any)")
 	f.StringVar(&o.publicFlag, "public", "", "`addr:port` to offer besides those found; a loopback address: listen there alone")
 	f.BoolVar(&o.directOnly, "direct-only", false, "never go through a relay")
-	f.BoolVar(&o.relayOnly, "relay-only", false, "never reveal an address of this machine (needs a relay: this version has none, and refuses)")
-	f.StringVar(&o.relay, "relay", "", "`JID` of the relay to use (this version has none, and refuses)")
+	f.BoolVar(&o.relayOnly, "relay-only", false, "go through a relay of our own alone, and reveal no address of this machine")
+	f.StringVar(&o.relayFlag, "relay", "", "`JID` of the relay, or XEP-0065 proxy, to use (default: the one that the XMPP server lists)")
 	f.BoolVar(&o.allowPlain, "allow-plain", false, "allow streams without authentication with peers that know only XEP-0046")
 	f.StringVar(&o.certFile, "cert", "", "`file` of the certificate to present to peers (default: one made at first use)")
 	f.StringVar(&o.keyFile, "key", "", "`file` of its private key")
@@ -90,6 +91,14 @@ func (o *options) check() (err error) {
 	if o.caFile != "" {
 		if o.ca, err = readCertificates(o.caFile); err != nil {
 			return fmt.Errorf("--ca: %w", err)
+		}
+	}
+	if o.relayFlag != "" {
+		if o.relay, err = jid.Parse(o.relayFlag); err == nil && o.relay.Local() != "" {
+			err = fmt.Errorf("%q is no relay: that looks like relay.example.org", o.relayFlag)
+		}
+		if err != nil {
+			return fmt.Errorf("--relay: %w", err)
 		}
 	}
 	if o.server != "" {
@@ -145,19 +154,23 @@ func (o *options) checkAddresses() error {
 	return nil
 }
 
-// errNoRelay refuses what cannot be kept: to go through a relay alone.
-var errNoRelay = errors.New("--relay-only: no relay of our own")
-
-// checkPaths refuses the flags that ask for a relay, which there is none of.
-// Ignoring them would reveal addresses that the user wants to hide.
-func (o *options) checkPaths() error {
+// paths returns what --direct-only and --relay-only say.
+func (o *options) paths() dtcp.PathPolicy {
 	switch {
+	case o.directOnly:
+		return dtcp.DirectOnly
 	case o.relayOnly:
-		return errNoRelay
-	case o.relay != "":
-		return &usageError{fmt.Errorf("--relay %s: this version takes direct paths only", o.relay)}
+		return dtcp.RelayOnly
 	}
-	return nil
+	return dtcp.Any
+}
+
+// relays returns what --relay says, for [dtcp.Config].
+func (o *options) relays() []jid.JID {
+	if o.relay.IsZero() {
+		return nil
+	}
+	return []jid.JID{o.relay}
 }
 
 func parseAccount(s string) (jid.JID, error) {

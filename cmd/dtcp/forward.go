@@ -80,9 +80,6 @@ func parseListen(s string) (string, error) {
 }
 
 func (t *tool) forward(ctx context.Context, address string, peer jid.JID, service string) error {
-	if err := t.checkPaths(); err != nil {
-		return err
-	}
 	local, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return err
@@ -95,6 +92,9 @@ func (t *tool) forward(ctx context.Context, address string, peer jid.JID, servic
 		return err
 	}
 	defer l.close()
+	if err := l.gathered(bounded); err != nil {
+		return err
+	}
 	cancel()
 	f := &forwarder{link: l, peer: peer, service: service, dials: make(chan struct{}, maxDials)}
 	t.out.say("forwarding %v to the service %s of %v", local.Addr(), service, peer)

@@ -163,6 +163,7 @@ type link struct {
 	*tool
 	session  *xmpp.Session
 	endpoint *dtcp.Endpoint
+	opened   chan struct{} // closed when there is the endpoint; requests may come before
 	trust    *trust
 }
 
@@ -171,6 +172,7 @@ type linkConfig struct {
 	resource    func(account jid.JID) string
 	features    []string
 	allow       func(*link) func(context.Context, *dtcp.Request) error // nil: nobody
+	paths       func(peer jid.JID) dtcp.PathPolicy                     // nil: what the flags say
 	watch       func(*dtcp.Trace)                                      // adds to what is told of streams; nil: nothing
 	noReconnect bool
 }
@@ -178,9 +180,6 @@ type linkConfig struct {
 // link logs in and opens an endpoint. Presence is sent last, when requests
 // can be answered.
 func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
-	if err := t.checkPaths(); err != nil {
-		return nil, err
-	}
 	dir, err := t.profile()
 	if err != nil {
 		return nil, err
@@ -202,7 +201,7 @@ func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{tool: t, session: session, trust: &trust{dir: dir, out: t.out, own: dtcp.FingerprintOf(certificate.Certificate[0]), allowPlain: t.allowPlain}}
+	l := &link{tool: t, session: session, opened: make(chan struct{}), trust: &trust{dir: dir, out: t.out, own: dtcp.FingerprintOf(certificate.Certificate[0]), allowPlain: t.allowPlain}}
 	defer func() {
 		if err != nil {
 			l.close()
@@ -210,12 +209,16 @@ func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
 	}()
 	config := &dtcp.Config{
 		Certificate: &certificate,
-		Paths:       func(jid.JID) dtcp.PathPolicy { return t.paths() },
+		Paths:       c.paths,
 		VerifyPeer:  l.trust.verify,
 		AllowPlain:  l.trust.plain,
 		Listen:      t.options.listen,
 		Public:      t.public,
+		Relays:      t.relays(),
 		Trace:       t.streamTrace(),
+	}
+	if c.paths == nil {
+		config.Paths = func(jid.JID) dtcp.PathPolicy { return t.paths() }
 	}
 	if c.watch != nil {
 		c.watch(config.Trace)
@@ -230,17 +233,14 @@ func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
 	if l.endpoint, err = dtcp.NewEndpoint(signaling{session, wait}, config); err != nil {
 		return nil, err
 	}
+	close(l.opened)
+	if err := l.checkRelay(ctx); err != nil {
+		return nil, err
+	}
 	if err := session.SendPresence(ctx, stanza.Presence{Priority: priority}); err != nil {
 		return nil, &loginError{err}
 	}
 	return l, nil
-}
-
-func (t *tool) paths() dtcp.PathPolicy {
-	if t.directOnly {
-		return dtcp.DirectOnly
-	}
-	return dtcp.Any
 }
 
 // certificate returns what is presented to peers: the user's own, or the one of

@@ -51,7 +51,9 @@ func (t *tool) receiveCommand() *cobra.Command {
 		Use:   "receive",
 		Short: "Receive files and folders",
 		Long: `receive stores what others send by dtcp send, until it is ended. It asks on the
-terminal before anything is written. With --from, only those who are named may send.
+terminal before anything is written. Who is no contact gets in through our relay
+alone, which tells no address of this machine; where there is no relay, or nobody
+to be asked, not at all. With --from, only those who are named may send.
 With --yes it does not ask, and accepts from those who are named or, without --from,
 from contacts who may see this account's presence and from its own machines, but
 nothing whose name begins with a dot, unless it lies in a folder that is sent. Where
@@ -98,7 +100,8 @@ is called NAME.part, and resumes when the sender repeats.
 
 func (r *receiver) run(ctx context.Context) error {
 	c := &r.consent
-	c.out, c.busy, c.where = r.out, r.busy, r.where
+	c.out, c.busy, c.where, c.visitor = r.out, r.busy, r.where, r.isEphemeral
+	c.contacts = map[jid.JID]bool{}
 	if !c.yes {
 		c.terminal = openAsker(r.out)
 	}
@@ -107,9 +110,10 @@ func (r *receiver) run(ctx context.Context) error {
 		resource: func(jid.JID) string { return r.resource(fileService) },
 		features: features(fileService),
 		allow: func(l *link) func(context.Context, *dtcp.Request) error {
-			c.link = l
+			c.link, l.trust.isStranger = l, c.isStranger
 			return c.allow
 		},
+		paths: c.paths,
 	}, func() {
 		r.out.say("receiving at %v into %s; %s", r.link.session.LocalAddr(), r.where, c.rule())
 	})
@@ -126,7 +130,7 @@ func (r *receiver) receive(ctx context.Context, conn *dtcp.Conn) error {
 		From: peer.Bare().String(), Folder: r.folder, Unattended: r.consent.yes,
 		Accept: func(ctx context.Context, o *transfer.Offer) error {
 			r.out.event(offerEvent{Event: "offer", From: peer, Service: conn.Service(), Files: int64(o.Files), Bytes: offered(o)})
-			if err := r.consent.decide(ctx, peer, o); err != nil {
+			if err := r.consent.decide(ctx, conn, o); err != nil {
 				return err
 			}
 			if err := r.takePlace(ctx, peer); err != nil {

@@ -33,9 +33,10 @@ func TestDescribe(t *testing.T) {
 
 // What is asked names all that there is to know, also when there is much of it.
 func TestQuestion(t *testing.T) {
-	got := question(romeo, &transfer.Offer{Files: 2, Bytes: 3e9, Names: []string{"a", "b"}, Room: 5e9, Present: 1e9, Refused: 1}, "/here")
+	got := question(romeo, &transfer.Offer{Files: 2, Bytes: 3e9, Names: []string{"a", "b"}, Room: 5e9, Present: 1e9, Refused: 1}, "/here", "192.0.2.9:5280")
 	want := []string{
 		"romeo@example.org/orchard wants to send 2 files, 3.00 GB: a, b",
+		"romeo@example.org is no contact, and so comes through our relay 192.0.2.9:5280 alone, which tells no address of this machine",
 		"to be stored in /here, where 5.00 GB are free; 1.00 GB of it seem to be here already",
 		"1 name cannot be stored here, whatever you say",
 		"accept? [y/N] ",

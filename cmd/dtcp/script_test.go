@@ -21,6 +21,7 @@ import (
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/profile"
+	"github.com/dtcp-relay/dtcp/internal/relay"
 	"github.com/dtcp-relay/dtcp/internal/rendezvous"
 	"github.com/dtcp-relay/dtcp/xmpp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 }
 
 // scripts is how many there are: a folder that moved would pass silently.
-const scripts = 28
+const scripts = 31
 
 // TestScripts runs the promises of the command line, one script each, against
 // an XMPP server on loopback that each script has for itself. The scripts know
@@ -49,6 +50,7 @@ const scripts = 28
 //	LOOP           the flag that keeps streams on 127.0.0.1
 //	ECHO           a TCP server that answers the end of input by the input
 //	DTCP_CONFIG    an empty place
+//	RELAY          the relay's address, once there is one
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	const dir = "testdata/script"
@@ -62,7 +64,11 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-const domain = "example.test"
+// What the XMPP server and, where a script wants one, the relay are called.
+const (
+	domain      = "example.test"
+	relayDomain = "relay.example.test"
+)
 
 // serverKey finds the script's server among its values.
 type serverKey struct{}
@@ -200,6 +206,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"cut":    cmdCut,
 	"down":   cmdDown,
 	"friend": cmdFriend,
+	"relay":  cmdRelay,
 	"random": cmdRandom,
 	"same":   cmdSame,
 	"mark":   cmdMark,
@@ -343,6 +350,32 @@ func cmdDown(ts *testscript.TestScript, _ bool, args []string) {
 	server := ts.Value(serverKey{}).(*scriptServer)
 	server.cutListener.Close()
 	server.cut()
+}
+
+// relay JID... adds a relay to the XMPP server, which lists it as
+// relay.example.test. Those who are named may use it, accounts or domains.
+func cmdRelay(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) == 0 {
+		ts.Fatalf("usage: relay JID...")
+	}
+	var rules relay.Rules
+	for _, who := range args {
+		rules.Allow = append(rules.Allow, jid.MustParse(who))
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	port := listener.Addr().(*net.TCPAddr).Port
+	relayed, err := relay.New(relay.Config{
+		Domain: jid.MustParse(relayDomain), Keys: relay.NewKeyring(), Rules: rules,
+		Hosts: []relay.Host{{Addr: "127.0.0.1", Port: uint16(port)}},
+	})
+	ts.Check(err)
+	// Owned by the script, which ends it by Close, which waits for it.
+	go relayed.Serve(listener)
+	ts.Defer(func() { relayed.Close() })
+	_, err = ts.Value(serverKey{}).(*scriptServer).Attach(relayDomain, relayed.Answer)
+	ts.Check(err)
+	ts.Setenv("RELAY", listener.Addr().String())
 }
 
 // friend NAME NAME lets two accounts see each other's presence.

@@ -24,9 +24,22 @@ type server struct {
 
 	active atomic.Int64 // streams that are being served
 
-	mu          sync.Mutex         // held for moments
-	places      int                // taken: by negotiations and by streams
-	negotiating map[string]jid.JID // with whom, by the stream's name
+	mu          sync.Mutex                 // held for moments
+	places      int                        // taken: by negotiations and by streams
+	strangers   map[jid.JID]*visit         // who has places of these, and is a stranger
+	admitted    map[*dtcp.Request]struct{} // with a place, and perhaps not negotiated yet
+	begun       map[jid.JID]int            // negotiations that came of those
+	negotiating map[string]jid.JID         // with whom, by the stream's name
+}
+
+// maxStrangers is how many places all strangers together may have, so that they
+// cannot keep others out by letting the user think.
+const maxStrangers = 4
+
+// visit is a stranger who was let in.
+type visit struct {
+	places    int
+	ephemeral bool // a certificate that he announced is not to be remembered
 }
 
 // features is what is announced of a service.
@@ -49,7 +62,7 @@ func (s *server) run(ctx context.Context, c linkConfig, ready func()) error {
 	defer cancel()
 	allow := c.allow
 	c.allow = func(l *link) func(context.Context, *dtcp.Request) error { return s.admitting(allow(l)) }
-	s.negotiating = map[string]jid.JID{}
+	s.open()
 	c.watch = s.watch
 	l, err := s.tool.link(bounded, c)
 	if err != nil {
@@ -64,10 +77,19 @@ func (s *server) run(ctx context.Context, c linkConfig, ready func()) error {
 	if err := l.session.Ping(asking, l.session.LocalAddr().Server()); err != nil && asking.Err() != nil {
 		return &loginError{because(ctx, err)}
 	}
+	if err := l.gathered(bounded); err != nil {
+		return err
+	}
 	cancel()
 	ready()
 	s.out.event(readyEvent{Event: "ready", Address: l.session.LocalAddr()})
 	return s.serve(ctx)
+}
+
+// open makes what places are counted by.
+func (s *server) open() {
+	s.strangers, s.negotiating = map[jid.JID]*visit{}, map[string]jid.JID{}
+	s.admitted, s.begun = map[*dtcp.Request]struct{}{}, map[jid.JID]int{}
 }
 
 // busy says whether there is no place for another stream. It is asked before
@@ -90,8 +112,8 @@ func (s *server) full() error {
 }
 
 // admitting is allow, which in the end takes a place: for the negotiation,
-// which begins at once, and for its stream. Whatever else the Endpoint could
-// refuse for, allow has looked at.
+// which begins at once, or is refused by the Endpoint after all, and for its
+// stream.
 func (s *server) admitting(allow func(context.Context, *dtcp.Request) error) func(context.Context, *dtcp.Request) error {
 	return func(ctx context.Context, r *dtcp.Request) error {
 		if err := allow(ctx, r); err != nil {
@@ -102,25 +124,94 @@ func (s *server) admitting(allow func(context.Context, *dtcp.Request) error) fun
 		if err := s.full(); err != nil {
 			return err
 		}
+		if r.Stranger {
+			if err := s.visited(r); err != nil {
+				return err
+			}
+		}
 		s.places++
+		s.admitted[r] = struct{}{}
 		return nil
 	}
 }
 
-// freePlace ends what a place was taken for.
-func (s *server) freePlace() {
+// settle forgets the requests of a peer when all of them have become
+// negotiations, for nothing says which did. s.mu is held.
+func (s *server) settle(peer jid.JID) {
+	var admitted []*dtcp.Request
+	for r := range s.admitted {
+		if r.From == peer {
+			admitted = append(admitted, r)
+		}
+	}
+	if s.begun[peer] < len(admitted) {
+		return
+	}
+	delete(s.begun, peer)
+	for _, r := range admitted {
+		delete(s.admitted, r)
+	}
+}
+
+// visited takes a place among those for strangers. s.mu is held.
+func (s *server) visited(r *dtcp.Request) error {
+	taken := 0
+	for _, v := range s.strangers {
+		taken += v.places
+	}
+	if taken >= maxStrangers {
+		return stanza.NewError(stanza.ResourceConstraint, "too many "+s.noun+"s at once")
+	}
+	v := s.strangers[r.From]
+	if v == nil {
+		v = &visit{}
+		s.strangers[r.From] = v
+	}
+	v.places++
+	v.ephemeral = v.ephemeral || r.Ephemeral
+	return nil
+}
+
+// isEphemeral reports whether a stranger has announced a certificate that is not
+// to be remembered.
+func (s *server) isEphemeral(stranger jid.JID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	v := s.strangers[stranger]
+	return v == nil || v.ephemeral
+}
+
+// freePlace ends what a place was taken for. s.mu is held.
+func (s *server) freePlace(peer jid.JID) {
 	s.places--
+	if v := s.strangers[peer]; v != nil {
+		if v.places--; v.places == 0 {
+			delete(s.strangers, peer)
+		}
+	}
 }
 
 // watch has negotiations that fail free their place, and be told of: whoever is
 // let in should not have to guess alone why there is no stream.
 func (s *server) watch(trace *dtcp.Trace) {
-	offered, ended := trace.Offered, trace.Ended
+	refused, offered, ended := trace.Refused, trace.Offered, trace.Ended
+	trace.Refused = func(r *dtcp.Request, err error) {
+		s.mu.Lock()
+		if _, admitted := s.admitted[r]; admitted {
+			delete(s.admitted, r)
+			s.freePlace(r.From)
+			s.settle(r.From)
+		}
+		s.mu.Unlock()
+		if refused != nil {
+			refused(r, err)
+		}
+	}
 	trace.Offered = func(stream string, peer jid.JID, service string, requester bool) {
 		s.mu.Lock()
 		s.negotiating[stream] = peer
+		s.begun[peer]++
+		s.settle(peer)
 		s.mu.Unlock()
 		if offered != nil {
 			offered(stream, peer, service, requester)
@@ -130,15 +221,14 @@ func (s *server) watch(trace *dtcp.Trace) {
 		s.mu.Lock()
 		peer := s.negotiating[stream]
 		delete(s.negotiating, stream)
+		if err != nil {
+			s.freePlace(peer) // else it is its stream's
+		}
 		s.mu.Unlock()
 		if ended != nil {
 			ended(stream, d, err)
 		}
-		if err == nil {
-			return // the place is its stream's
-		}
-		s.freePlace()
-		if !errors.Is(err, dtcp.ErrClosed) {
+		if err != nil && !errors.Is(err, dtcp.ErrClosed) {
 			what, _ := explain(&dialError{peer: peer, err: err})
 			if noPath := (*dtcp.NoPathError)(nil); errors.As(err, &noPath) {
 				what = "no path: " + reason(noPath.Err)
@@ -172,7 +262,11 @@ func (s *server) serve(ctx context.Context) error {
 		s.active.Add(1)
 		// Owned by serve, which waits for it; it ends with its stream, or by ctx.
 		streams.Go(func() {
-			defer s.freePlace()
+			defer func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.freePlace(conn.Peer())
+			}()
 			defer s.active.Add(-1)
 			if err := s.serveOne(ctx, conn); err != nil && ctx.Err() == nil {
 				s.out.fail(&contextError{s.noun + " with " + conn.Peer().String(), err})

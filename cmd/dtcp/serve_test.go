@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dtcp-relay/dtcp"
-	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
@@ -28,8 +27,8 @@ func TestServerTakesAPlaceWithTheRequest(t *testing.T) {
 		var stderr strings.Builder
 		s := &server{
 			tool: &tool{out: newOutput(io.Discard, &stderr)}, noun: "stream", once: test.once, max: test.max,
-			negotiating: map[string]jid.JID{},
 		}
+		s.open()
 		places := test.max
 		if test.once {
 			places = 1
@@ -82,6 +81,7 @@ func TestServerTakesAPlaceWithTheRequest(t *testing.T) {
 // A place that nobody was given is not given twice.
 func TestServerGivesNoPlaceToThoseRefused(t *testing.T) {
 	s := &server{tool: &tool{out: newOutput(io.Discard, io.Discard)}, noun: "stream", once: true, max: 1}
+	s.open()
 	no := stanza.NewError(stanza.Forbidden, "")
 	if err := s.admitting(func(context.Context, *dtcp.Request) error { return no })(t.Context(), &dtcp.Request{}); err != error(no) {
 		t.Errorf("refused by %v", err)

@@ -18,6 +18,7 @@ type trust struct {
 	out        *output
 	own        dtcp.Fingerprint
 	allowPlain bool
+	isStranger func(jid.JID) bool // of whom nothing is kept until the user has said yes; nil: nobody is
 }
 
 // unknownText answers a request whose fingerprint is not among those known. It
@@ -27,6 +28,24 @@ const unknownText = "the certificate that was announced is not one of those know
 // verify judges a peer that has proven its certificate, and notes the one of a
 // first contact.
 func (t *trust) verify(p dtcp.Peer) error {
+	if unheard, err := t.isUnheard(p.JID); unheard || err != nil {
+		return err
+	}
+	return t.keep(p)
+}
+
+// isUnheard reports whether a peer is a stranger of whom nothing is known:
+// whoever can make up addresses must not fill our disk.
+func (t *trust) isUnheard(who jid.JID) (bool, error) {
+	if t.isStranger == nil || !t.isStranger(who) {
+		return false, nil
+	}
+	known, err := t.dir.Peer(who)
+	return len(known.Fingerprints) == 0, err
+}
+
+// keep is verify for everybody.
+func (t *trust) keep(p dtcp.Peer) error {
 	first, err := t.dir.Note(p.JID, p.Fingerprint, p.Ephemeral, time.Now())
 	if err != nil {
 		return err
@@ -46,6 +65,9 @@ func (t *trust) admit(r *dtcp.Request) error {
 	// The Endpoint looks at this later, when it would be somebody unknown.
 	if r.Fingerprint == t.own {
 		return stanza.NewError(stanza.NotAcceptable, dtcp.ErrOwnFingerprint.Error())
+	}
+	if unheard, err := t.isUnheard(r.From); unheard && err == nil {
+		return nil
 	}
 	err := t.dir.Check(r.From, r.Fingerprint, r.Ephemeral, time.Now())
 	var unknown *profile.UnknownError
