@@ -75,10 +75,16 @@ func (a *attempt) connect() (c net.Conn, err error) {
 	if a.candidate.Type == Proxy { // it is the peer's: the peer is the requester of the bytestream
 		return a.s.e.connectProxy(a.ctx, a.candidate, remote, a.s.peer, a.s.local)
 	}
+	hole := slices.Contains(a.s.holes, a.candidate)
+	if !hole && a.s.port != nil && a.s.port.foretold {
+		if err := a.pause(foretoldFirst); err != nil {
+			return nil, err
+		}
+	}
 	if a.candidate.Type == Relay {
 		return a.s.e.dialRelay(a.ctx, a.candidate, remote)
 	}
-	if slices.Contains(a.s.holes, a.candidate) {
+	if hole {
 		return a.punch(remote)
 	}
 	return a.s.e.network.Dial(a.ctx, netip.AddrPort{}, remote)

@@ -100,3 +100,73 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("%d routes, want %d", n, 2*len(places)*len(places))
 	}
 }
+
+// TestForetold: a NAT that takes another port for every destination, but in
+// order, is punched through by aiming at the port that it will take next, if the
+// other end keeps its own. Whoever asks.
+func TestForetold(t *testing.T) {
+	ordered := place{name: "in sequence", nat: memnet.SymmetricSequential, gate: true, wall: memnet.Drop}
+	told := 0
+	for _, other := range places[2:] {
+		for _, asks := range []string{"A", "B"} {
+			t.Run(fmt.Sprintf("%s, %s asks", other.name, asks), func(t *testing.T) {
+				o := &relayOptions{a: 60 * time.Millisecond, b: 80 * time.Millisecond, addresses: 2}
+				story(t, options{link: links[0], relay: o, place: among(ordered, other)}, func(w *world) {
+					told++
+					req, res := w.a, w.b
+					if asks == "B" {
+						req, res = w.b, w.a
+					}
+					near, far, _ := req.stream(res)
+					want := dtcp.Reflexive
+					if !other.holes() {
+						want = dtcp.Relay
+					}
+					if near.Path().Kind != want || far.Path().Kind != want {
+						t.Errorf("%+v, want %v", near.Path(), want)
+					}
+					w.wantTransfer(near, far)
+				})
+			})
+		}
+	}
+	if told != 12 {
+		t.Errorf("%d stories told, want 12", told)
+	}
+}
+
+// TestReport: what is found out about each kind of network, in the words of RFC
+// 4787.
+func TestReport(t *testing.T) {
+	for _, tt := range []struct {
+		at      place
+		mapping string
+		keeps   bool // punching is worth trying
+	}{
+		{places[0], "none", true},
+		{places[1], "endpoint-independent", true},
+		{places[2], "endpoint-independent", true},
+		{places[4], "address-and-port-dependent", false},
+		{places[6], "none", true},
+	} {
+		t.Run(tt.at.name, func(t *testing.T) {
+			o := &relayOptions{addresses: 2}
+			story(t, options{link: links[0], relay: o, place: among(tt.at, places[0])}, func(w *world) {
+				r := w.a.Report()
+				if r.NAT.Mapping != tt.mapping || r.NAT.Punchable != tt.keeps || len(r.NAT.Observed) != 2 {
+					t.Errorf("NAT %+v, want mapping %s", r.NAT, tt.mapping)
+				}
+				types := map[dtcp.CandidateType]int{}
+				for _, c := range r.Candidates {
+					types[c.Type]++
+				}
+				if r.Relay != relayJID || r.RelayErr != nil || types[dtcp.Relay] != 2 || types[dtcp.Host] != 1 || (types[dtcp.Reflexive] == 1) != tt.keeps {
+					t.Errorf("relay %v, %v, candidates %v", r.Relay, r.RelayErr, r.Candidates)
+				}
+				if len(r.Gateways) != 0 {
+					t.Errorf("gateways were asked, which nobody allowed: %+v", r.Gateways)
+				}
+			})
+		})
+	}
+}

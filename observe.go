@@ -77,15 +77,18 @@ type observer struct {
 
 // observeAll connects to the witnesses from a port, and returns those connections
 // over which they have said how they see us.
-func (p *punchPorts) observeAll(ctx context.Context, port *punchPort, known relaying, kept bool) []*observer {
+func (p *punchPorts) observeAll(ctx context.Context, port *punchPort, known relaying, w want) []*observer {
 	ctx, cancel := context.WithTimeout(ctx, observeTime)
 	defer cancel()
 	asked := p.witnesses(ctx, known)
 	found := make([]*observer, len(asked))
 	var all sync.WaitGroup
-	for i, w := range asked {
+	for i, witness := range asked {
 		// Owned and waited for by this call; ctx ends it.
-		all.Go(func() { found[i], _ = p.observe(ctx, port, known.lease, w, kept) })
+		all.Go(func() { found[i], _ = p.observe(ctx, port, known.lease, witness, w == keeping) })
+		if w == foretelling {
+			all.Wait() // their order is what matters
+		}
 	}
 	all.Wait()
 	return slices.DeleteFunc(found, func(o *observer) bool { return o == nil })
@@ -170,6 +173,10 @@ func keepObserved(life context.Context, observers []*observer) {
 	}
 }
 
+// maxStep is how far apart the ports of two dials may be that a NAT has assigned
+// one after the other, while others behind it dial, too.
+const maxStep = 16
+
 // judge learns from what was seen of one port what the NAT does, and reports
 // whether an observed IPv4 port is the one that peers would see.
 func (p *punchPorts) judge(observers []*observer) bool {
@@ -189,7 +196,8 @@ func (p *punchPorts) judge(observers []*observer) bool {
 		p.seen = seen
 	}
 	if nat.Mapping == gather.AddressDependent || nat.Mapping == gather.AddressAndPortDependent {
-		p.pointless = errPointless
+		first, last := int(seen[0].Seen.Port()), int(seen[len(seen)-1].Seen.Port())
+		p.pointless, p.ordered = errPointless, max(first-last, last-first) <= maxStep
 		return false
 	}
 	return true

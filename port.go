@@ -32,7 +32,8 @@ type sharedListener interface {
 type punchPort struct {
 	listener net.Listener
 	port     uint16
-	seen     []netip.AddrPort // from outside: one address for each family at the most
+	seen     []netip.AddrPort // from outside: one address for each family, or what a NAT is likely to take next
+	foretold bool             // seen is that, so that no other dial may come between
 	stop     context.CancelFunc
 	lost     <-chan struct{} // closed when it is no longer observed
 }
@@ -79,7 +80,8 @@ type punchPorts struct {
 	mu        sync.Mutex
 	free      []*punchPort
 	seen      []gather.Observation // by which nat was told
-	pointless error                // the NAT shows every destination another port
+	pointless error                // the IPv4 NAT shows every destination another port
+	ordered   bool                 // and these seem to have an order
 	closed    bool
 }
 
@@ -125,7 +127,7 @@ func (p *punchPorts) forget() {
 	for _, port := range p.free {
 		port.close()
 	}
-	p.free, p.pointless, p.seen = nil, nil, nil
+	p.free, p.pointless, p.ordered, p.seen = nil, nil, false, nil
 	p.mu.Unlock()
 	select {
 	case p.refill <- struct{}{}:
@@ -149,7 +151,7 @@ func (p *punchPorts) fill(ctx context.Context, known relaying) error {
 	p.mu.Lock()
 	p.free = live(p.free)
 	missing := punchPool - len(p.free)
-	if p.pointless != nil {
+	if p.useless() {
 		missing = 0
 	}
 	p.mu.Unlock()
@@ -159,7 +161,7 @@ func (p *punchPorts) fill(ctx context.Context, known relaying) error {
 		// Owned and waited for by this call; its own deadline ends it.
 		all.Go(func() {
 			var port *punchPort
-			if port, failed[i] = p.open(ctx, known, true); failed[i] == nil {
+			if port, failed[i] = p.open(ctx, known, keeping); failed[i] == nil {
 				p.give(port)
 			}
 		})
@@ -194,20 +196,24 @@ func (p *punchPorts) take(ctx context.Context) *punchPort {
 	}
 	p.mu.Lock()
 	p.free = live(p.free)
-	pointless := p.pointless != nil || p.closed
-	if n := len(p.free); n > 0 && !pointless {
+	n := len(p.free)
+	w := hurrying
+	switch {
+	case p.closed, p.useless() && !p.ordered:
+		p.mu.Unlock()
+		return nil
+	case p.pointless != nil && p.ordered:
+		w = foretelling
+	case n > 0:
 		port := p.free[n-1]
 		p.free = p.free[:n-1]
 		p.mu.Unlock()
 		return port
 	}
 	p.mu.Unlock()
-	if pointless {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, hurriedTake)
 	defer cancel()
-	port, err := p.open(ctx, p.e.relays.current(), false)
+	port, err := p.open(ctx, p.e.relays.current(), w)
 	if err != nil {
 		return nil // the others race on
 	}
@@ -219,7 +225,7 @@ func (p *punchPorts) take(ctx context.Context) *punchPort {
 func (p *punchPorts) give(port *punchPort) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.free) >= punchPool {
+	if p.closed || len(p.free) >= punchPool || port.foretold {
 		port.close()
 		return
 	}
@@ -229,9 +235,20 @@ func (p *punchPorts) give(port *punchPort) {
 // errNothingSeen is why a port is of no use.
 var errNothingSeen = errors.New("nobody can say how the outside sees it")
 
-// open binds a port and has the relay observe it. If kept, the relay is asked to
-// keep the connection for as long as we do, of which it allows only a few.
-func (p *punchPorts) open(ctx context.Context, known relaying, kept bool) (*punchPort, error) {
+// useless reports whether no port is worth opening. p.mu is held.
+func (p *punchPorts) useless() bool { return p.pointless != nil && p.ownIPv6(0) == nil }
+
+// want is what a port is opened for.
+type want uint8
+
+const (
+	keeping     want = iota // for the pool: the relay is asked to keep the connection for long, of which it allows only a few
+	hurrying                // for a session that waits
+	foretelling             // for a session that waits, behind a NAT that assigns ports in order
+)
+
+// open binds a port and has others observe it.
+func (p *punchPorts) open(ctx context.Context, known relaying, w want) (*punchPort, error) {
 	if known.lease == nil && len(known.stun) == 0 && p.ownIPv6(0) == nil {
 		return nil, errNothingSeen
 	}
@@ -245,7 +262,7 @@ func (p *punchPorts) open(ctx context.Context, known relaying, kept bool) (*punc
 	}
 	life, stop := context.WithCancel(p.e.ctx)
 	port := &punchPort{listener: listener, port: addrPort(listener.Addr()).Port(), stop: stop}
-	observers := p.observeAll(ctx, port, known, kept)
+	observers := p.observeAll(ctx, port, known, w)
 	var v4, v6 []netip.AddrPort // what was seen
 	for _, o := range observers {
 		if o.seen.Addr().Is4() {
@@ -254,15 +271,16 @@ func (p *punchPorts) open(ctx context.Context, known relaying, kept bool) (*punc
 			v6 = append(v6, o.seen)
 		}
 	}
-	if !p.judge(observers) {
-		v4 = nil
-	}
 	if len(v6) == 0 { // there is no NAT, as a rule, but there may be a firewall
 		v6 = p.ownIPv6(port.port)
 	}
-	for _, seen := range [][]netip.AddrPort{v6, v4} {
-		if len(seen) > 0 {
-			port.seen = append(port.seen, seen[0])
+	port.seen = v6[:min(len(v6), 1)]
+	switch independent := p.judge(observers); {
+	case independent:
+		port.seen = append(port.seen, v4[0])
+	case w == foretelling:
+		if next := foretell(v4); next != nil {
+			port.seen, port.foretold = next, true
 		}
 	}
 	if len(port.seen) == 0 {
@@ -289,6 +307,22 @@ func (p *punchPorts) open(ctx context.Context, known relaying, kept bool) (*punc
 		_ = listener.Close()
 	}()
 	return port, nil
+}
+
+// foretell returns the addresses that the next dials will probably seem to come
+// from, nil if the ports seen have no order. A leg to the relay comes before the
+// dial that matters, or at the same moment: so it is the one after next, or next.
+func foretell(seen []netip.AddrPort) []netip.AddrPort {
+	var ports []uint16
+	for _, s := range seen {
+		ports = append(ports, s.Port())
+	}
+	next := gather.Predict(ports, 2)
+	if len(next) < 2 {
+		return nil
+	}
+	addr := seen[len(seen)-1].Addr()
+	return []netip.AddrPort{netip.AddrPortFrom(addr, next[1]), netip.AddrPortFrom(addr, next[0])}
 }
 
 // ownIPv6 returns the best global IPv6 address of this host with the port.

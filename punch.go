@@ -16,6 +16,10 @@ const (
 	punchTime  = 5 * time.Second  // of dialing again
 	maxPunched = 2                // candidates that are dialed from the punch port
 	hostFirst  = time.Millisecond // head start of a port that is open to all, where there may be no need for a hole
+
+	// foretoldFirst is the head start of a dial whose outside port was foretold:
+	// any other would take that port.
+	foretoldFirst = 5 * time.Millisecond
 )
 
 // errCrossed says that a connection between the same two ports exists already.

@@ -29,8 +29,9 @@ type Report struct {
 // relays and STUN servers could tell.
 type NAT struct {
 	// Mapping is how external ports are chosen, in the words of RFC 4787, 4.1, and
-	// RFC 5382, 4.1: "endpoint-independent", "address-dependent", "address and
-	// port-dependent"; "none" if there is no NAT, "unknown" if too little was seen.
+	// RFC 5382, 4.1: endpoint-independent, address-dependent or
+	// address-and-port-dependent; none if there is no NAT, unknown if too little
+	// was seen.
 	Mapping string
 
 	PortPreserving bool // the external port is the local one
