@@ -3,11 +3,11 @@ module github.com/dtcp-relay/dtcp
 go 1.26.0
 
 require (
-	github.com/BurntSushi/toml v1.6.0 // indirect
+	github.com/BurntSushi/toml v1.6.0
 	github.com/google/go-cmp v0.7.0
-	github.com/huin/goupnp v1.3.1 // indirect
-	github.com/libp2p/go-netroute v0.4.0 // indirect
-	github.com/prometheus/client_golang v1.25.0 // indirect
+	github.com/huin/goupnp v1.3.1
+	github.com/libp2p/go-netroute v0.4.0
+	github.com/prometheus/client_golang v1.25.0
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.9
@@ -17,7 +17,7 @@ require (
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
 	golang.org/x/text v0.43.0
-	golang.org/x/time v0.16.0 // indirect
+	golang.org/x/time v0.16.0
 )
 
 require (

@@ -375,6 +375,8 @@ func (s *session) noPath(st state) error {
 	e := &NoPathError{Peer: s.peer, Err: errBothGaveUp}
 	if err := context.Cause(s.ctx); err != nil {
 		e.Err = err
+	} else if slices.ContainsFunc(s.skipped, func(a Attempt) bool { return a.Err == errOtherRelay }) {
+		e.Err = errOtherRelays
 	} else if !st.limit.IsZero() && !time.Now().Before(st.limit) {
 		e.Err = errOutOfTime
 	}
@@ -413,6 +415,7 @@ var (
 	errOutOfTime    = fmt.Errorf("no connection within %v", attemptTime)
 	errNoAnswer     = errors.New("no answer")
 	errNothingToTry = errors.New("neither side has an address to offer")
+	errOtherRelays  = errors.New("only relayed streams are wanted here, and the peer, which may want the same, uses another relay")
 )
 
 // givePort gives the punch port back, unless a stream is on it: a port carries
