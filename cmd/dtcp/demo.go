@@ -1,32 +1,29 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
-	"net"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dtcp-relay/dtcp"
-	"github.com/dtcp-relay/dtcp/internal/rendezvous"
 	"github.com/dtcp-relay/dtcp/internal/transfer"
-	"github.com/dtcp-relay/dtcp/xmpp"
-	"github.com/dtcp-relay/dtcp/xmpp/jid"
-	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
 // What the demonstration uses.
 const (
 	demoDomain = "demo.example"
+	demoRelay  = "relay.demo.example"
 	demoName   = "demo.bin"
 	demoBytes  = 64 << 20
+	demoPiece  = 1 << 20          // of the file: each begins with the marker
 	demoTime   = 30 * time.Second // for all of it
 )
 
@@ -34,46 +31,82 @@ func (t *tool) demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show a file on its way between two accounts, all in this process",
-		Long: `demo starts a small XMPP server and two peers with an account each, all in this
-process and on 127.0.0.1 only. One sends the other a file of 64 MiB of random bytes,
-which is stored in a temporary folder; both compute the SHA-256. It needs no network
-and no account, and leaves nothing behind.`,
+		Long: `demo starts a small XMPP server, a relay, and two peers with an account each, all in
+this process and on 127.0.0.1 only. One sends the other a file of 64 MiB, which is
+stored in a temporary folder; both compute the SHA-256. It goes over directly, and
+once more when nothing that one dials of the other arrives, so that the relay is left.
+A line that is all over the file is looked for in what the relay copies: it sees
+ciphertext only. --direct-only and --relay-only show one of the two.
+
+It needs no network and no account, and leaves nothing behind.`,
 		Args: t.positional(0),
 	}
-	c.RunE = func(c *cobra.Command, _ []string) error { return t.demo(c.Context()) }
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if !t.relay.IsZero() {
+			return &usageError{errors.New("--relay: the demonstration has a relay of its own")}
+		}
+		return t.demo(c.Context())
+	}
 	return c
 }
 
 func (t *tool) demo(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, demoTime)
 	defer cancel()
-	server, err := startDemoServer("romeo", "juliet")
+	file := newDemoFile()
+	world, err := startDemoWorld(file.marker, "romeo", "juliet")
 	if err != nil {
 		return err
 	}
-	defer server.close()
-	t.out.say("an XMPP server for the domain %s listens on %v", demoDomain, server.address)
+	defer world.close()
+	t.out.say("an XMPP server for the domain %s listens on %v, and its relay on %v", demoDomain, world.address, world.relayAddress)
 
-	romeo, err := t.demoPeer(ctx, server, "romeo", nil)
-	if err != nil {
-		return err
-	}
-	defer romeo.close()
-	juliet, err := t.demoPeer(ctx, server, "juliet", func(_ context.Context, r *dtcp.Request) error {
-		if r.From != romeo.session.LocalAddr() || r.Service != fileService {
-			return stanza.NewError(stanza.Forbidden, "")
+	var peers [2]*demoPeer
+	for i, name := range []string{"romeo", "juliet"} {
+		if peers[i], err = t.demoLogin(ctx, world, name); err != nil {
+			return err
 		}
+		defer peers[i].session.Close()
+	}
+	if !t.relayOnly {
+		t.out.say("first, directly")
+		if err := t.demoTransfer(ctx, peers[0], peers[1], file, &dtcp.Config{NoRelay: true}); err != nil {
+			return err
+		}
+	}
+	if t.directOnly {
 		return nil
-	})
-	if err != nil {
+	}
+	t.out.say("then without a direct path: what one dials of the other is lost, as between two firewalls; both reach the relay")
+	walled := &dtcp.Config{Network: walledNetwork{world.relayAddress}}
+	if err := t.demoTransfer(ctx, peers[0], peers[1], file, walled); err != nil {
 		return err
 	}
-	defer juliet.close()
-	return t.demoFile(ctx, romeo, juliet)
+	return t.demoTap(world.tap)
 }
 
-// demoFile sends a file from one peer to the other.
-func (t *tool) demoFile(ctx context.Context, romeo, juliet *demoPeer) error {
+// demoTap tells what the relay saw.
+func (t *tool) demoTap(tap *tap) error {
+	seen, found := tap.bytes.Load(), tap.found.Load()
+	switch {
+	case seen < demoBytes:
+		return fmt.Errorf("of a file of %d bytes the relay saw %d: it was not on the path", demoBytes, seen)
+	case found > 0:
+		return fmt.Errorf("the relay saw %q, which is in the file: the stream is not encrypted", tap.marker)
+	}
+	t.out.say("the relay saw %d bytes, and in them not once the line %q, which is %d times in the file: ciphertext only",
+		seen, tap.marker, demoBytes/demoPiece)
+	return nil
+}
+
+// demoTransfer sends the file from one peer to the other.
+func (t *tool) demoTransfer(ctx context.Context, romeo, juliet *demoPeer, file *demoFile, config *dtcp.Config) error {
+	for _, p := range []*demoPeer{romeo, juliet} {
+		if err := t.demoOpen(p, romeo, config); err != nil {
+			return err
+		}
+		defer p.endpoint.Close()
+	}
 	dir, err := os.MkdirTemp("", "dtcp-demo-")
 	if err != nil {
 		return err
@@ -97,18 +130,14 @@ func (t *tool) demoFile(ctx context.Context, romeo, juliet *demoPeer) error {
 		received <- receipt{result, err}
 	}()
 
-	t.out.say("%v sends %v a file of %d MiB of random bytes", romeo.session.LocalAddr(), juliet.session.LocalAddr(), demoBytes>>20)
+	t.out.say("%v sends %v a file of %d MiB", romeo.session.LocalAddr(), juliet.session.LocalAddr(), demoBytes>>20)
 	meter := newMeter(t.out).gauge()
 	defer meter.end()
 	sender := transfer.Sender{
 		Dial:     func(ctx context.Context) (io.ReadWriteCloser, error) { return t.demoDial(ctx, romeo, juliet) },
 		Progress: meter.show,
 	}
-	var seed [32]byte
-	rand.Read(seed[:])
-	sent, err := sender.Send(ctx, transfer.Blob(demoName, demoBytes, time.Now(), func() (io.ReadCloser, error) {
-		return io.NopCloser(io.LimitReader(mathrand.NewChaCha8(seed), demoBytes)), nil
-	}))
+	sent, err := sender.Send(ctx, transfer.Blob(demoName, demoBytes, time.Now(), file.open))
 	meter.end()
 	if err != nil {
 		cancel()
@@ -147,95 +176,23 @@ func (t *tool) demoDial(ctx context.Context, romeo, juliet *demoPeer) (io.ReadWr
 	return conn, nil
 }
 
-// demoServer is the XMPP server of the demonstration.
-type demoServer struct {
-	*rendezvous.Server
-	address  net.Addr
-	roots    *x509.CertPool
-	password string
-	served   chan struct{}
+// demoFile is random bytes, but for a line that each piece begins with.
+type demoFile struct {
+	seed   [32]byte
+	marker string
 }
 
-func startDemoServer(accounts ...string) (*demoServer, error) {
-	certificate, err := rendezvous.SelfSigned(demoDomain, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	s := &demoServer{roots: x509.NewCertPool(), password: rand.Text(), served: make(chan struct{})}
-	s.roots.AddCert(certificate.Leaf)
-	if s.Server, err = rendezvous.New(rendezvous.Config{Domain: demoDomain, Certificate: certificate}); err != nil {
-		return nil, err
-	}
-	for _, name := range accounts {
-		if err := s.SetAccount(name, s.password); err != nil {
-			return nil, err
-		}
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	s.address = listener.Addr()
-	// Owned by the server; close ends it and waits for it.
-	go func() {
-		defer close(s.served)
-		s.Serve(listener)
-	}()
-	return s, nil
-}
-
-func (s *demoServer) close() {
-	s.Server.Close()
-	<-s.served
-}
-
-// demoPeer is an account that is logged in, with an endpoint on loopback.
-type demoPeer struct {
-	session  *xmpp.Session
-	endpoint *dtcp.Endpoint
-}
-
-func (t *tool) demoPeer(ctx context.Context, s *demoServer, name string, allow func(context.Context, *dtcp.Request) error) (*demoPeer, error) {
-	who, err := jid.New(name, demoDomain, "dtcp.demo")
-	if err != nil {
-		return nil, err
-	}
-	session, err := connect(ctx, &xmpp.Config{
-		JID: who, Password: s.password, Server: s.address.String(), RootCAs: s.roots,
-		Priority: priority, NoReconnect: true, Trace: t.loginTrace(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	endpoint, err := dtcp.NewEndpoint(session, &dtcp.Config{Allow: allow, Listen: "127.0.0.1:0", Trace: t.streamTrace()})
-	if err != nil {
-		session.Close()
-		return nil, err
-	}
-	p := &demoPeer{session, endpoint}
-	t.out.say("%v is logged in, with a new certificate: %v", session.LocalAddr(), p.fingerprint())
-	return p, nil
-}
-
-func (p *demoPeer) fingerprint() dtcp.Fingerprint {
-	f, _ := p.endpoint.Fingerprint()
+func newDemoFile() *demoFile {
+	f := &demoFile{marker: "for the two ends alone: " + rand.Text()}
+	rand.Read(f.seed[:])
 	return f
 }
 
-// receive takes one stream, and the file that comes over it.
-func (p *demoPeer) receive(ctx context.Context, folder *transfer.Folder) (*transfer.Result, error) {
-	conn, err := p.endpoint.Accept(ctx)
-	if err != nil {
-		return &transfer.Result{}, err
+func (f *demoFile) open() (io.ReadCloser, error) {
+	noise := mathrand.NewChaCha8(f.seed)
+	var pieces []io.Reader
+	for range demoBytes / demoPiece {
+		pieces = append(pieces, bytes.NewReader([]byte(f.marker)), io.LimitReader(noise, demoPiece-int64(len(f.marker))))
 	}
-	r := transfer.Receiver{
-		From: conn.Peer().Bare().String(), Folder: folder,
-		Accept: func(context.Context, *transfer.Offer) error { return nil },
-	}
-	return r.Receive(ctx, conn)
-}
-
-func (p *demoPeer) close() {
-	p.endpoint.Close()
-	p.session.Close()
+	return io.NopCloser(io.MultiReader(pieces...)), nil
 }
