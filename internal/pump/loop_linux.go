@@ -1,0 +1,302 @@
+package pump
+
+import (
+	"container/heap"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A loop carries pairs of sockets. One goroutine runs it; its fields belong to
+// that goroutine, except those behind the mutex.
+//
+// A direction gets a turn when its leg has something to read and the other may
+// have room, or when something else lets it go on. Whoever is not through at
+// the end of a turn lines up again behind the others, so that each gets the
+// same share.
+type loop struct {
+	pump    *Pump
+	epoll   int
+	bell    int // eventfd: something is new behind the mutex
+	started time.Time
+	pairs   atomic.Int64 // that it carries
+
+	mu      sync.Mutex
+	slots   []*sockets // epoll knows a pair by its place
+	free    []int32
+	resets  []order
+	closing bool
+
+	events  [256]unix.EpollEvent
+	ready   []readiness
+	queue   []turn
+	next    []turn // the queue of the next round
+	due     timers
+	pipe    pipe
+	bulk    bool          // the last round moved bytes in bulk
+	refused time.Duration // when a pipe was refused, as a timer counts
+	buffer  []byte        // for what does not go through the pipe
+}
+
+// An order to reset a pair comes from outside.
+type order struct {
+	pair *sockets
+	err  error
+}
+
+// readiness is an event of epoll.
+type readiness struct {
+	pair   *sockets
+	leg    Direction
+	events uint32
+}
+
+// A turn is due to one direction of a pair.
+type turn struct {
+	pair *sockets
+	d    Direction
+}
+
+// bellEvent is told from places by its sign.
+const bellEvent = -1
+
+func newLoop(p *Pump) (*loop, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epoll)
+		return nil, err
+	}
+	l := &loop{pump: p, epoll: epoll, bell: bell, started: time.Now()}
+	err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: bellEvent})
+	if err != nil {
+		l.release()
+		return nil, err
+	}
+	return l, nil
+}
+
+// release closes the descriptors of the loop itself.
+func (l *loop) release() {
+	l.pipe.close()
+	unix.Close(l.bell)
+	unix.Close(l.epoll)
+}
+
+// add lets the loop carry a pair. The pair is not to be touched afterwards. The
+// mutex is held over epoll_ctl, which does not block, so that the loop sees no
+// event of the first socket before the second is there.
+func (l *loop) add(p *sockets) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return ErrClosed
+	}
+	if n := len(l.free); n > 0 {
+		p.slot, l.free = l.free[n-1], l.free[:n-1]
+	} else {
+		p.slot = int32(len(l.slots))
+		l.slots = append(l.slots, nil)
+	}
+	for leg := range p.fds {
+		if err := l.control(unix.EPOLL_CTL_ADD, p, Direction(leg)); err != nil {
+			l.free = append(l.free, p.slot) // the caller closes both, which takes them out
+			return err
+		}
+	}
+	l.slots[p.slot] = p
+	return nil
+}
+
+// control has epoll watch a leg, or look at it again.
+func (l *loop) control(op int, p *sockets, leg Direction) error {
+	return unix.EpollCtl(l.epoll, op, int(p.fds[leg]), &unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&math.MaxUint32,
+		Fd:     p.slot<<1 | int32(leg),
+	})
+}
+
+// ring wakes the loop.
+func (l *loop) ring() { unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+
+func (l *loop) close() {
+	l.mu.Lock()
+	again := l.closing
+	l.closing = true
+	l.mu.Unlock()
+	if !again {
+		l.ring()
+	}
+}
+
+// run is the loop. It returns when it is closed, after everything is released.
+func (l *loop) run() {
+	defer l.release()
+	for {
+		l.gather()
+		n, err := unix.EpollWait(l.epoll, l.events[:], l.timeout())
+		if err != nil {
+			n = 0 // EINTR: nothing else can happen to a valid descriptor
+		}
+		closing := l.collect(n)
+		for _, r := range l.ready {
+			l.event(r.pair, r.leg, r.events)
+		}
+		clear(l.ready)
+		if closing {
+			l.finishAll()
+			return
+		}
+		l.expire()
+		l.round()
+	}
+}
+
+// pause is what a loop sleeps between two rounds of bulk.
+const pause = 200 * time.Microsecond
+
+// gather lets bytes gather while they come in bulk: to be woken for each
+// segment makes a GB cost a third more. Where nothing is in bulk nobody waits.
+func (l *loop) gather() {
+	if l.bulk && len(l.queue) == 0 {
+		wait := unix.NsecToTimespec(int64(pause))
+		unix.Nanosleep(&wait, nil)
+	}
+	l.bulk = false
+}
+
+// timeout is how long epoll may wait, in its milliseconds.
+func (l *loop) timeout() int {
+	switch {
+	case len(l.queue) > 0:
+		return 0
+	case len(l.due) == 0:
+		return -1
+	}
+	wait := l.due[0].at - time.Since(l.started)
+	return int(max(0, min((wait+time.Millisecond-1)/time.Millisecond, time.Hour/time.Millisecond)))
+}
+
+// collect finds the pairs of n events, and does what was ordered from outside.
+// It reports whether the loop is to end.
+func (l *loop) collect(n int) (closing bool) {
+	l.ready = l.ready[:0]
+	l.mu.Lock()
+	for _, e := range l.events[:n] {
+		if e.Fd == bellEvent {
+			var count [8]byte
+			unix.Read(l.bell, count[:])
+			continue
+		}
+		if p := l.slots[e.Fd>>1]; p != nil {
+			l.ready = append(l.ready, readiness{p, Direction(e.Fd & 1), e.Events})
+		}
+	}
+	resets := l.resets
+	l.resets = nil
+	closing = l.closing
+	l.mu.Unlock()
+	for _, o := range resets {
+		l.finish(o.pair, o.err)
+	}
+	return closing
+}
+
+// round gives each direction in the queue a turn.
+func (l *loop) round() {
+	l.queue, l.next = l.next[:0], l.queue
+	quantum := quantum / min(4, 1+len(l.next)/16)
+	for _, t := range l.next {
+		t.pair.half[t.d].queued = false
+		if !t.pair.gone {
+			l.turn(t.pair, t.d, quantum)
+		}
+	}
+	clear(l.next)
+}
+
+// line puts a direction into the queue, unless it is in there.
+func (l *loop) line(p *sockets, d Direction) {
+	if h := &p.half[d]; !h.queued && !h.over {
+		h.queued = true
+		l.queue = append(l.queue, turn{p, d})
+	}
+}
+
+// finishAll resets every pair.
+func (l *loop) finishAll() {
+	l.mu.Lock()
+	var left []*sockets
+	for _, p := range l.slots {
+		if p != nil {
+			left = append(left, p)
+		}
+	}
+	l.mu.Unlock()
+	for _, p := range left {
+		l.finish(p, ErrClosed)
+	}
+}
+
+// A timer lets a pair go on.
+type timer struct {
+	at   time.Duration // since the loop was started
+	pair *sockets
+	what alarm
+}
+
+// An alarm is what a timer is for.
+type alarm uint8
+
+const (
+	askAB    alarm = iota // ask for a grant again
+	askBA                 // same
+	checkOut              // has the rest been delivered?
+	giveUp                // the time to deliver the rest is over
+)
+
+// after sets a timer. There is no taking back: one that no longer means
+// anything does nothing.
+func (l *loop) after(d time.Duration, p *sockets, what alarm) {
+	heap.Push(&l.due, timer{time.Since(l.started) + d, p, what})
+}
+
+// expire does what timers ask for that are due.
+func (l *loop) expire() {
+	for len(l.due) > 0 && l.due[0].at <= time.Since(l.started) {
+		t := heap.Pop(&l.due).(timer)
+		p := t.pair
+		switch {
+		case p.gone:
+		case t.what <= askBA:
+			d := Direction(t.what)
+			p.half[d].waits = false
+			l.line(p, d)
+		case t.what == checkOut:
+			l.settle(p)
+		case t.what == giveUp:
+			l.finish(p, nil)
+		}
+	}
+}
+
+// timers is a heap, soonest first.
+type timers []timer
+
+func (t timers) Len() int           { return len(t) }
+func (t timers) Less(i, j int) bool { return t[i].at < t[j].at }
+func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
+func (t *timers) Push(x any)        { *t = append(*t, x.(timer)) }
+func (t *timers) Pop() any {
+	old := *t
+	last := old[len(old)-1]
+	old[len(old)-1] = timer{}
+	*t = old[:len(old)-1]
+	return last
+}
