@@ -235,14 +235,8 @@ func (l *connLeg) open(proto firstbyte.Protocol, first []byte) (done bool) {
 			return p.open(out, &l.leg, false, now)
 		})
 	}
-	request, err := readProposal(undated{rest})
+	request, err := readProposal(rest)
 	return l.tell(func(p *pairing, out []action, now time.Time) []action {
 		return p.propose(out, &l.leg, request, err, now)
 	})
 }
-
-// undated is a connection whose deadlines are the core's business.
-type undated struct{ net.Conn }
-
-// SetDeadline does nothing.
-func (undated) SetDeadline(time.Time) error { return nil }

@@ -152,7 +152,7 @@ func (c *Config) check() error {
 	switch {
 	case c.Domain.IsZero() || c.Domain != c.Domain.Server():
 		return fmt.Errorf("%q is not a domain", c.Domain)
-	case c.Keys == nil:
+	case c.Keys == nil || len(c.Keys.keys) == 0:
 		return errors.New("no master keys")
 	case len(c.Node) > maxNode:
 		return fmt.Errorf("the name of the node is longer than %d bytes", maxNode)

@@ -23,6 +23,7 @@ func TestNew(t *testing.T) {
 		{"not a domain", func(c *relay.Config) { c.Domain = jid.JID{} }},
 		{"not a domain", func(c *relay.Config) { c.Domain = alice }},
 		{"no master keys", func(c *relay.Config) { c.Keys = nil }},
+		{"no master keys", func(c *relay.Config) { c.Keys = &relay.Keyring{} }},
 		{"name of the node", func(c *relay.Config) { c.Node = strings.Repeat("n", 33) }},
 		{"1 to 4", func(c *relay.Config) { c.Hosts = nil }},
 		{"1 to 4", func(c *relay.Config) { c.Hosts = make([]relay.Host, 5) }},
