@@ -95,6 +95,11 @@ func (p *pairing) open(out []action, l *leg, spoken bool, now time.Time) []actio
 	case l.late != "":
 		return p.refuse(out, l, "", l.late, now)
 	}
+	l.shake.leave()
+	p.opening.push(l, &l.shake)
+	if p.opening.n > maxOpening {
+		return p.refuse(out, p.opening.head(), "", RefusedHeld, now)
+	}
 	return out
 }
 
@@ -192,15 +197,18 @@ func (p *pairing) dial(out []action, l *leg, key string, now time.Time) []action
 	if out = p.match(out, key, now); l.state != held {
 		return out
 	}
-	if l.addr.held > maxHeldPerAddress {
-		for n := p.queues[held].first; ; n = n.next {
-			if n.of.addr == l.addr {
-				return p.refuse(out, n.of, plain, RefusedHeld, now)
-			}
-		}
+	return p.crowd(out, l, l.addr.held > maxHeldPerAddress, maxHeld, plain, now)
+}
+
+// crowd makes room where strangers wait: if there are too many in the state of
+// l, of its address or in all, the oldest of them ends with a text.
+func (p *pairing) crowd(out []action, l *leg, ofAddress bool, most int, text string, now time.Time) []action {
+	n := p.queues[l.state].first
+	for ofAddress && n.of.addr != l.addr {
+		n = n.next
 	}
-	if p.queues[held].n > maxHeld {
-		return p.refuse(out, p.queues[held].head(), plain, RefusedHeld, now)
+	if ofAddress || p.queues[l.state].n > most {
+		return p.refuse(out, n.of, text, RefusedHeld, now)
 	}
 	return out
 }

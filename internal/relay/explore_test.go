@@ -181,7 +181,7 @@ func TestHeld(t *testing.T) {
 // and both to the limits.
 func check(t *testing.T, d *desk) {
 	t.Helper()
-	type counts struct{ halfOpen, streams, held int }
+	type counts struct{ halfOpen, streams, held, proposed int }
 	addresses, owners := map[netip.Addr]counts{}, map[jid.JID]counts{}
 	waits, holds := map[string]int{}, map[string]int{}
 	byState := [numStates]int{}
@@ -197,11 +197,17 @@ func check(t *testing.T, d *desk) {
 		if l.state.takesStream() {
 			c.streams = 1
 		}
-		if l.state == held {
+		switch l.state {
+		case held:
 			c.held = 1
+		case proposed:
+			c.proposed = 1
+		}
+		if (l.shake.in != nil) && l.state != fresh {
+			t.Fatalf("%s is in a handshake in state %d", d.names[l], l.state)
 		}
 		add := func(a, b counts) counts {
-			return counts{a.halfOpen + b.halfOpen, a.streams + b.streams, a.held + b.held}
+			return counts{a.halfOpen + b.halfOpen, a.streams + b.streams, a.held + b.held, a.proposed + b.proposed}
 		}
 		addresses[origin(l.from.Addr())] = add(addresses[origin(l.from.Addr())], c)
 		if l.owner != nil {
@@ -226,10 +232,10 @@ func check(t *testing.T, d *desk) {
 		t.Fatalf("%d legs are joined, %d streams are counted, %d last", byState[joined], d.core.streams, len(d.streams))
 	}
 	for name, a := range d.core.addresses.accounts {
-		if got := (counts{a.halfOpen, a.streams, a.held}); got != addresses[name] {
+		if got := (counts{a.halfOpen, a.streams, a.held, a.proposed}); got != addresses[name] {
 			t.Fatalf("%v has %+v, counted are %+v", name, addresses[name], got)
 		}
-		if a.halfOpen > a.quota.HalfOpen || a.streams > a.quota.Streams || a.held > maxHeldPerAddress {
+		if a.halfOpen > a.quota.HalfOpen || a.streams > a.quota.Streams || a.held > maxHeldPerAddress || a.proposed > maxProposedPerAddress {
 			t.Fatalf("%v has more than it may: %+v", name, addresses[name])
 		}
 	}
@@ -272,7 +278,7 @@ func check(t *testing.T, d *desk) {
 	if n := d.core.connections(); n > d.core.limits.Connections*17/16 {
 		t.Fatalf("%d connections", n)
 	}
-	if byState[held] > maxHeld {
-		t.Fatalf("%d are held", byState[held])
+	if byState[held] > maxHeld || byState[proposed] > maxProposed || d.core.opening.n > maxOpening {
+		t.Fatalf("%d are held, %d wait for the proxy, %d are in a handshake", byState[held], byState[proposed], d.core.opening.n)
 	}
 }

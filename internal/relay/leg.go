@@ -24,7 +24,7 @@ var past = time.Unix(1, 0)
 // the core to say, so reading has no deadline of its own: who tells the leg
 // something sets one that has passed, first.
 type connLeg struct {
-	leg
+	*leg
 	relay *Relay
 	raw   net.Conn      // the socket
 	conn  net.Conn      // what is spoken on: raw, or TLS over it
@@ -43,14 +43,23 @@ func (r *Relay) greet(c net.Conn) {
 		_ = c.Close()
 		return
 	}
-	l := &connLeg{relay: r, raw: c, conn: c, told: make(chan action, 1), let: make(chan struct{})}
+	l := newConnLeg(r, &leg{}, c)
 	l.hand = l
 	// Owned by the relay, ended by the core when the leg has had its time, or
 	// earlier by its connection; Close waits for it.
 	go func() {
 		defer r.running.Done()
-		l.run(remote(c))
+		done := l.tell(func(p *pairing, out []action, now time.Time) []action {
+			return p.arrive(out, l.leg, remote(c), now)
+		})
+		if !done {
+			l.run()
+		}
 	}()
+}
+
+func newConnLeg(r *Relay, l *leg, c net.Conn) *connLeg {
+	return &connLeg{leg: l, relay: r, raw: c, conn: c, told: make(chan action, 1), let: make(chan struct{})}
 }
 
 // remote returns where a connection comes from; zero if that is no address.
@@ -61,12 +70,9 @@ func remote(c net.Conn) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// run has the leg until it is joined or closed.
-func (l *connLeg) run(from netip.AddrPort) {
-	done := l.tell(func(p *pairing, out []action, now time.Time) []action {
-		return p.arrive(out, &l.leg, from, now)
-	})
-	for !done {
+// run has the leg until it is joined or closed. It has arrived.
+func (l *connLeg) run() {
+	for done := false; !done; {
 		switch l.stands() {
 		case fresh, observing:
 			done = l.hear()
@@ -88,7 +94,7 @@ func (l *connLeg) stands() state {
 // tell tells the core of an event of this leg, and does what comes of it. It
 // reports whether the leg is done.
 func (l *connLeg) tell(event func(p *pairing, out []action, now time.Time) []action) (done bool) {
-	for _, a := range l.relay.tell(&l.leg, event) {
+	for _, a := range l.relay.tell(l.leg, event) {
 		done = done || l.act(a)
 	}
 	return done
@@ -107,7 +113,7 @@ func (l *connLeg) act(a action) (done bool) {
 		return false
 	case a.do == end:
 		_ = l.conn.Close() // nobody is left to tell
-	case a.stream.listener == &l.leg:
+	case a.stream.listener == l.leg:
 		a.stream.run(l.handOver(), a.stream.dialer.hand.give(a))
 	default:
 		close(l.let)
@@ -126,7 +132,7 @@ func (l *connLeg) lost() (done bool) {
 func (l *connLeg) gone() bool {
 	l.relay.mu.Lock()
 	now := time.Now()
-	gone := l.relay.core.gone(&l.leg, now)
+	gone := l.relay.core.gone(l.leg, now)
 	l.relay.settle(now)
 	l.relay.mu.Unlock()
 	if gone {
@@ -207,7 +213,7 @@ func (l *connLeg) said(line, whole []byte) (done bool) {
 		l.head = bytes.Clone(whole)
 	}
 	return l.tell(func(p *pairing, out []action, now time.Time) []action {
-		return p.line(out, &l.leg, line, now)
+		return p.line(out, l.leg, line, now)
 	})
 }
 
@@ -216,7 +222,7 @@ func (l *connLeg) said(line, whole []byte) (done bool) {
 func (l *connLeg) open(proto firstbyte.Protocol, first []byte) (done bool) {
 	spoken := proto == firstbyte.SOCKS5 || proto == firstbyte.TLS && l.relay.tls != nil
 	if l.tell(func(p *pairing, out []action, now time.Time) []action {
-		return p.open(out, &l.leg, spoken, now)
+		return p.open(out, l.leg, spoken, now)
 	}) {
 		return true
 	}
@@ -232,11 +238,11 @@ func (l *connLeg) open(proto firstbyte.Protocol, first []byte) (done bool) {
 			return false
 		}
 		return l.tell(func(p *pairing, out []action, now time.Time) []action {
-			return p.open(out, &l.leg, false, now)
+			return p.open(out, l.leg, false, now)
 		})
 	}
 	request, err := readProposal(rest)
 	return l.tell(func(p *pairing, out []action, now time.Time) []action {
-		return p.propose(out, &l.leg, request, err, now)
+		return p.propose(out, l.leg, request, err, now)
 	})
 }

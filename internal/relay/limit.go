@@ -16,11 +16,11 @@ type Limits struct {
 	PerAddress Quota // for each IPv4 address or IPv6 /64
 	PerOwner   Quota // for each bare JID; where a lease says less, that holds
 
-	// Connections is how many connections the relay holds at once before it is
-	// full: then none that would have to wait is taken, but those that complete a
-	// pair are. A sixteenth more, and for each that arrives one that has not said
-	// anything yet is closed. Each takes a descriptor; pairs that are busy take a
-	// few more. The default is 16,384.
+	// Connections is how many connections that have said what they want the relay
+	// holds at once before it is full: then none that would have to wait is taken,
+	// but those that complete a pair are. With a sixteenth more, whoever they are,
+	// for each that arrives one is closed that has not said anything yet. Each
+	// takes a descriptor. The default is 16,384.
 	Connections int
 }
 
@@ -102,6 +102,7 @@ type account[K comparable] struct {
 	halfOpen int   // legs that are not joined
 	streams  int   // legs that are joined, wait, or are held
 	held     int   // legs that are held
+	proposed int   // legs that wait for the proxy
 
 	handshakes *rate.Limiter // nil: no limit
 	bytes      meter

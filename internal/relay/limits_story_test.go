@@ -118,19 +118,18 @@ func TestFull(t *testing.T) {
 	at(t, limited(relay.Limits{Connections: 16}), func(s *place) {
 		l := s.lend(alice)
 		listener, dialer := s.pair("k", l)
-		var silent []*peer
-		for range 14 {
-			silent = append(silent, s.from(s.dialer))
+		for i := range 14 {
+			s.says(s.dialer, fmt.Sprintf("key:k%d\n", i))
 		}
+		synctest.Wait()
 		s.says(s.owner, l.claim("m")).hears("error:full\n").ends()
 		s.wantRefused("full alice")
-		more := s.from(s.dialer)
+		silent := s.from(s.dialer)
 		late := s.from(s.dialer)
-		silent[0].ends()
+		silent.ends()
 		s.wantRefused("full")
 		listener.says("undisturbed")
 		dialer.hears("undisturbed")
-		more.Close()
 		late.Close()
 	})
 }

@@ -17,11 +17,14 @@ const (
 	holdTime    = 10 * time.Second  // a dialer
 	observeTime = 60 * time.Second  // between the lines of an observed connection
 
-	maxHeld           = 1024
-	maxHeldPerAddress = 16
-	maxJoined         = 8 // streams of a key at a time
-	maxWaiting        = 8 // legs that wait for a key
-	maxObserved       = 4 // observed connections of a lease
+	maxHeld               = 1024
+	maxHeldPerAddress     = 16
+	maxProposed           = 1024 // connections that wait for the proxy: both ends of streams may come from one address
+	maxProposedPerAddress = 64
+	maxOpening            = 512 // connections in a handshake: one of TLS can hold 128 KiB
+	maxJoined             = 8   // streams of a key at a time
+	maxWaiting            = 8   // legs that wait for a key
+	maxObserved           = 4   // observed connections of a lease
 )
 
 // state is where a leg stands. See [pairing] for the ways between them.
@@ -67,6 +70,7 @@ type leg struct {
 	owner *account[jid.JID] // nil until a claim or an activation names one
 	queue node[leg]         // by state, in the order of due
 	due   time.Time         // when the state ends by itself
+	shake node[leg]         // among those that began a handshake, while it is fresh
 }
 
 // hand is a leg's shell, as others see it. Its methods may be called from any
@@ -142,6 +146,7 @@ type pairing struct {
 	proposals map[string][]*leg     // by the name of the stream: two at most
 	observed  map[string]int        // by lease
 	queues    [numStates]queue[leg] // of the states that end by themselves
+	opening   queue[leg]            // those of fresh that have begun a handshake
 	draining  bool
 	closed    bool
 
@@ -186,8 +191,11 @@ func (p *pairing) connections() int {
 	return n
 }
 
-// full reports whether nobody may stay who would have to wait.
-func (p *pairing) full() bool { return p.connections() > p.limits.Connections }
+// full reports whether nobody may stay who would have to wait. Those who have
+// said nothing do not count: for whom they are in the way, they are closed.
+func (p *pairing) full() bool {
+	return p.connections()-p.queues[fresh].n >= p.limits.Connections
+}
 
 // become takes a leg into another state. This is the only place where that
 // happens: what is counted and listed by state is so here.
@@ -214,6 +222,7 @@ func (p *pairing) become(l *leg, s state, now time.Time) {
 		}
 	}
 	l.queue.leave()
+	l.shake.leave()
 
 	l.state = s
 	p.count(l, +1)
@@ -255,8 +264,11 @@ func (p *pairing) count(l *leg, n int) {
 			l.owner.streams += n
 		}
 	}
-	if l.state == held {
+	switch l.state {
+	case held:
 		l.addr.held += n
+	case proposed:
+		l.addr.proposed += n
 	}
 }
 

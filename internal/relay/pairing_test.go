@@ -150,6 +150,27 @@ func (d *desk) write(a action) string {
 	return name + " ends" + text
 }
 
+// heldDialers is part of a story: H1 and so on wait for a key.
+func heldDialers(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `
+		H%d arrives 192.0.2.4 =>
+		H%[1]d says key:h      =>`, i+1)
+	}
+	return b.String()
+}
+
+// silent is part of a story: S1 and so on say nothing.
+func silent(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `
+		S%d arrives 192.0.2.3 =>`, i+1)
+	}
+	return b.String()
+}
+
 // stories are told line by line: what happens => what the shell is told.
 var stories = []struct {
 	name   string
@@ -461,22 +482,8 @@ var stories = []struct {
 		L arrives 192.0.2.1 =>
 		L serves k alice    => L is told ok:192.0.2.1:1
 		E arrives 192.0.2.2 =>
-		E says key:x        =>
+		E says key:x        =>` + heldDialers(14) + `
 		A arrives 192.0.2.3 =>
-		B arrives 192.0.2.3 =>
-		C arrives 192.0.2.3 =>
-		D arrives 192.0.2.3 =>
-		F arrives 192.0.2.3 =>
-		G arrives 192.0.2.3 =>
-		H arrives 192.0.2.3 =>
-		I arrives 192.0.2.3 =>
-		J arrives 192.0.2.3 =>
-		K arrives 192.0.2.3 =>
-		M arrives 192.0.2.3 =>
-		N arrives 192.0.2.3 =>
-		O arrives 192.0.2.3 =>
-		P arrives 192.0.2.3 =>
-		Q arrives 192.0.2.3 =>
 		R arrives 192.0.2.3 => A ends (full)
 		R serves l bob      => R ends with error:full (full bob)
 		S arrives 192.0.2.3 =>
@@ -487,8 +494,21 @@ var stories = []struct {
 		V proposes n        => V ends with reply 2 (full)
 		U arrives 192.0.2.3 =>
 		U serves x bob      => U is told ok:192.0.2.3:22, U joins E
-		W arrives 192.0.2.3 => B ends (full)
-		W says key:k        => L joins W`},
+		W arrives 192.0.2.3 => W ends with error:full (full)
+		H1 leaves           =>
+		X arrives 192.0.2.3 =>
+		X says key:k        => L joins X`},
+	{"who says nothing keeps nobody out", Limits{Connections: 16}, heldDialers(2) + silent(14) + `
+		L arrives 192.0.2.1 =>
+		L serves k alice    => L is told ok:192.0.2.1:17
+		O arrives 192.0.2.1 => S1 ends (full)
+		O observes alice    => O is told ok:192.0.2.1:18
+		D arrives 192.0.2.2 => S2 ends (full)
+		D says key:k        => L joins D
+		P arrives 192.0.2.2 => S3 ends (full)
+		P proposes n        => P is told reply 0
+		E arrives 192.0.2.2 => S4 ends (full)
+		E says key:l        =>`},
 	{"the proxy", Limits{}, `
 		A arrives 192.0.2.1     =>
 		A opens                 =>

@@ -47,7 +47,8 @@ func (p *pairing) propose(out []action, l *leg, q socks5.Request, err error, now
 	}
 	l.name = q.Addr
 	p.become(l, proposed, now)
-	return append(out, action{do: say, leg: l, text: string(q.Answer(socks5.Succeeded))})
+	out = append(out, action{do: say, leg: l, text: string(q.Answer(socks5.Succeeded))})
+	return p.crowd(out, l, l.addr.proposed > maxProposedPerAddress, maxProposed, "", now)
 }
 
 // activate joins the two legs that have proposed a stream, which counts for

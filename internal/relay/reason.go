@@ -15,7 +15,7 @@ const (
 	RefusedOwnerBytes        = "owner-bytes"
 	RefusedWaiting           = "waiting"      // more legs wait for the key than are ever needed
 	RefusedObserved          = "observed"     // more than 4 observed connections of a lease
-	RefusedHeld              = "held"         // a dialer that made room for another: too many are held
+	RefusedHeld              = "held"         // who made room for another: too many dialers are held, wait for the proxy, or are in a handshake
 	RefusedFull              = wire.Full      // Limits.Connections
 	RefusedExpired           = wire.Expired   // the lease is over
 	RefusedBadLease          = wire.BadLease  // the claim is not what the owner of a lease says
