@@ -124,6 +124,9 @@ func expect(a, b nature) gridCell {
 		}{{a.name, f.a}, {b.name, f.b}} {
 			if n.accepts != "" {
 				kinds = append(kinds, n.accepts)
+				if n.accepts == host {
+					kinds = append(kinds, reflexive) // its punch port is as open as any
+				}
 				accepts = append(accepts, fmt.Sprintf("%s accepts over %s", n.name, f.name))
 			}
 		}

@@ -62,7 +62,7 @@ func runLab(m *testing.M) int {
 			return 1
 		}
 		// What runs in parallel here waits for others, most of the time.
-		if err := flag.Set("test.parallel", "16"); err != nil {
+		if err := flag.Set("test.parallel", "400"); err != nil {
 			panic(err)
 		}
 		return m.Run()
@@ -73,7 +73,7 @@ func runLab(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	out, err := exec.Command("go", "build", "-o", dir, "../cmd/dtcp", "./barepeer").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir, "../cmd/dtcp", "../cmd/dtcpd", "./barepeer").CombinedOutput()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "lab: go build: %v\n%s", err, out)
 		return 1
