@@ -164,10 +164,15 @@ func TestRelayWhenNothingElseWorks(t *testing.T) {
 					if near.Path().Kind != dtcp.Relay || far.Path().Kind != dtcp.Relay {
 						t.Errorf("paths %+v, %+v", near.Path(), far.Path())
 					}
-					// The relay alone would have taken 320 or 380 ms; the rule adds at most
-					// half a second.
-					if after < 380*time.Millisecond || after > 880*time.Millisecond {
-						t.Errorf("the responder has its stream after %v", after)
+					// The responder's relay is first, and alone would have taken 320 or,
+					// asked from the other side, 330 ms. The rule adds twice the time of the
+					// TLS handshake: 140 ms, and 10 that the dialer was held if A asks.
+					want := 620 * time.Millisecond
+					if asks == "B" {
+						want = 610 * time.Millisecond
+					}
+					if after != want {
+						t.Errorf("the responder has its stream after %v, want %v", after, want)
 					}
 					w.wantTransfer(near, far)
 					if n := w.iqs.Load(); n != 2 {
