@@ -208,13 +208,18 @@ func (m *meter) exhausted(now time.Time) bool {
 	return m.perDay < noLimit && m.usedOn(now) >= m.perDay
 }
 
-// memory reports whether m would be missed: because of its rate, for moments,
-// or because its day is not over.
-func (m *meter) memory(now time.Time) (rate, day bool) {
+// indebted reports whether m would be missed, for moments, because of its rate.
+func (m *meter) indebted(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	rate = m.bucket != nil && m.bucket.TokensAt(now) < float64(m.bucket.Burst())
-	return rate, m.perDay < noLimit && m.usedOn(now) > 0
+	return m.bucket != nil && m.bucket.TokensAt(now) < float64(m.bucket.Burst())
+}
+
+// begun reports whether bytes of the day are used.
+func (m *meter) begun(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.perDay < noLimit && m.usedOn(now) > 0
 }
 
 func (m *meter) usedOn(now time.Time) int64 {
@@ -224,8 +229,9 @@ func (m *meter) usedOn(now time.Time) int64 {
 	return m.used
 }
 
-// maxKept is how many accounts are remembered for the bytes of their day alone.
-// Beyond it those are forgotten that have been idle for longest.
+// maxKept is how many accounts without legs are remembered for their bursts, and
+// as many for the bytes of their day. Beyond it those are forgotten that have
+// been idle for longest.
 const maxKept = 1 << 16
 
 // ledger holds the accounts of all addresses, or of all owners. An account is
@@ -235,7 +241,7 @@ type ledger[K comparable] struct {
 	quota    Quota             // filled
 	idle     queue[account[K]] // until their bursts are full again
 	kept     queue[account[K]] // until their day is over
-	most     int               // that are kept
+	most     int               // in either queue
 }
 
 func newLedger[K comparable](q Quota) *ledger[K] {
@@ -243,7 +249,7 @@ func newLedger[K comparable](q Quota) *ledger[K] {
 }
 
 // account returns that of name, for a leg: settle must follow when it is
-// counted there, or is not to be.
+// counted there, or is not to be. Until then it is not forgotten.
 func (l *ledger[K]) account(name K, now time.Time) *account[K] {
 	a := l.accounts[name]
 	if a == nil {
@@ -251,6 +257,7 @@ func (l *ledger[K]) account(name K, now time.Time) *account[K] {
 		a.limit(l.quota, now)
 		l.accounts[name] = a
 	}
+	a.idle.leave()
 	return a
 }
 
@@ -259,32 +266,52 @@ var unlimited = Quota{HalfOpen: -1, Streams: -1, Handshakes: -1, Rate: -1, Bytes
 // settle puts a where it belongs after its counts have changed.
 func (l *ledger[K]) settle(a *account[K], now time.Time) {
 	a.idle.leave()
-	if a.halfOpen == 0 && a.streams == 0 {
-		// At round times, so that many are forgotten at once.
-		a.due = now.Truncate(burstTime * time.Second).Add(2 * burstTime * time.Second)
-		l.idle.push(a, &a.idle)
+	if a.halfOpen > 0 || a.streams > 0 {
+		return
+	}
+	// At round times, so that many are forgotten at once.
+	a.due = next(now, burstTime*time.Second).Add(burstTime * time.Second)
+	l.idle.push(a, &a.idle)
+	if l.idle.n > l.most {
+		l.retire(l.idle.head(), now)
 	}
 }
 
 // forget drops accounts whose time has come.
 func (l *ledger[K]) forget(now time.Time) {
 	for a := l.idle.head(); a != nil && !now.Before(a.due); a = l.idle.head() {
-		switch rate, day := a.bytes.memory(now); {
-		case rate:
+		if a.bytes.indebted(now) {
 			l.settle(a, now) // for another while
-		case day:
-			a.idle.leave()
-			a.due = time.Unix((dayOf(now)+1)*24*60*60, 0)
-			l.kept.push(a, &a.idle)
-		default:
-			a.idle.leave()
-			delete(l.accounts, a.name)
+		} else {
+			l.retire(a, now)
 		}
 	}
-	for a := l.kept.head(); a != nil && (l.kept.n > l.most || !now.Before(a.due)); a = l.kept.head() {
-		a.idle.leave()
-		delete(l.accounts, a.name)
+	for a := l.kept.head(); a != nil && !now.Before(a.due); a = l.kept.head() {
+		l.retire(a, now)
 	}
+}
+
+// retire drops an account, but not before midnight if it has used bytes of the
+// day.
+func (l *ledger[K]) retire(a *account[K], now time.Time) {
+	a.idle.leave()
+	if !a.bytes.begun(now) {
+		delete(l.accounts, a.name)
+		return
+	}
+	a.due = next(now, 24*time.Hour)
+	l.kept.push(a, &a.idle)
+	if l.kept.n > l.most {
+		oldest := l.kept.head()
+		oldest.idle.leave()
+		delete(l.accounts, oldest.name)
+	}
+}
+
+// next returns the next time that is a whole number of steps, by the monotonic
+// clock of now, if it has one: so nothing comes late because the other is set.
+func next(now time.Time, step time.Duration) time.Time {
+	return now.Add(step - now.Sub(now.Truncate(step)))
 }
 
 // next returns when forget has something to do; zero is never.

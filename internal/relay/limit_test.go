@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -157,6 +158,49 @@ func TestLedgerForgets(t *testing.T) {
 	l.forget(noon.Add(12 * time.Hour))
 	if len(l.accounts) != 0 || !l.next().IsZero() {
 		t.Errorf("%d accounts are left the day after, until %v", len(l.accounts), l.next())
+	}
+}
+
+// TestLedgerIsBounded: whoever comes from ever new addresses fills no memory
+// before their time is over, and who is looked at meanwhile is not forgotten.
+func TestLedgerIsBounded(t *testing.T) {
+	l := newLedger[int](Quota{Rate: noLimit, BytesPerDay: noLimit, Handshakes: 1, HalfOpen: 1, Streams: 1})
+	l.most = 100
+	l.settle(l.account(-1, noon), noon)
+	looked := l.account(-1, noon)
+	for i := range 1000 {
+		l.settle(l.account(i, noon), noon)
+	}
+	if n := len(l.accounts); n != l.most+1 || l.accounts[-1] != looked {
+		t.Errorf("%d accounts, want %d and the one that is looked at", n, l.most)
+	}
+	l.settle(looked, noon)
+	if n := len(l.accounts); n != l.most || l.accounts[-1] != looked || l.accounts[999] == nil {
+		t.Errorf("%d accounts, want the last %d", n, l.most)
+	}
+}
+
+// TestLedgerAndClocks: what is due is due by the monotonic clock. By the other,
+// which can jump ahead of all that is due, the alarm would not be set any more.
+func TestLedgerAndClocks(t *testing.T) {
+	l := newLedger[string](Quota{Rate: noLimit, BytesPerDay: 100, Handshakes: 1, HalfOpen: 1, Streams: 1})
+	now := time.Now()
+	a := l.account("alice", now)
+	l.settle(a, now)
+	for _, what := range []string{"idle", "kept"} {
+		next := l.next()
+		if !strings.Contains(next.String(), " m=") {
+			t.Errorf("%s until %v, without the monotonic clock", what, next)
+		}
+		if what == "idle" {
+			a.bytes.spend(1, next)
+			l.forget(next)
+		}
+	}
+	a.due = now // by the clock of days, which was set back, today is not over
+	l.forget(now)
+	if l.accounts["alice"] == nil || !l.next().After(now) {
+		t.Error("forgotten before the day is over")
 	}
 }
 
