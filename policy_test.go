@@ -80,6 +80,10 @@ var layers = map[string]layer{
 	"internal/gather/stun": {
 		why: "a codec and one question, over any net.Conn",
 	},
+	"internal/egress": {
+		why: "a way out of a network, whatever goes over it: nothing of this project",
+		may: "golang.org/x/net/http/httpproxy golang.org/x/net/proxy",
+	},
 	"internal/relay": {
 		why: "a relay shares with an endpoint the wire, and with its server stanzas; it knows no session and no login",
 		may: "internal/firstbyte internal/pump internal/socks5 internal/wire xmpp/jid xmpp/stanza " +
@@ -113,7 +117,7 @@ var layers = map[string]layer{
 	},
 	"cmd/dtcp": {
 		why: "a program joins everything; nothing joins a program",
-		may: ". internal/profile internal/relay internal/rendezvous internal/transfer xmpp xmpp/jid xmpp/stanza " +
+		may: ". internal/egress internal/profile internal/relay internal/rendezvous internal/transfer xmpp xmpp/jid xmpp/stanza " +
 			"github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys/unix golang.org/x/term",
 		tests: "github.com/google/go-cmp/cmp github.com/rogpeppe/go-internal/testscript",
 	},

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/internal/egress"
 	"github.com/dtcp-relay/dtcp/internal/profile"
 	"github.com/dtcp-relay/dtcp/xmpp"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
@@ -101,6 +102,7 @@ func explainLogin(err error) (what string, hints []string) {
 	var auth *xmpp.AuthError
 	var certificate *xmpp.TLSError
 	var connect *xmpp.ConnectError
+	var proxy *egress.Error
 	what = "login failed: " + trimmed(err)
 	switch {
 	case errors.Is(err, xmpp.ErrConflict):
@@ -114,6 +116,8 @@ func explainLogin(err error) (what string, hints []string) {
 		}
 	case errors.Is(err, errNoPassword):
 		return what, []string{"give it by --password-file FILE or " + passwordVariable + ", or have dtcp login JID remember it"}
+	case errors.As(err, &proxy):
+		return what, []string{proxyHint(proxy)}
 	case isAny(err, refusedErrors):
 		return what, []string{"no XMPP server listens there: is the address right? --server HOST:PORT names another"}
 	case errors.Is(err, context.DeadlineExceeded):

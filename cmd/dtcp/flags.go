@@ -30,6 +30,7 @@ type options struct {
 	publicFlag   string
 	directOnly   bool
 	relayOnly    bool
+	noGateway    bool
 	relayFlag    string
 	allowPlain   bool
 	certFile     string
@@ -61,6 +62,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.BoolVar(&o.directOnly, "direct-only", false, "never go through a relay")
 	f.BoolVar(&o.relayOnly, "relay-only", false, "go through a relay of our own alone, and reveal no address of this machine")
 	f.StringVar(&o.relayFlag, "relay", "", "`JID` of the relay, or XEP-0065 proxy, to use (default: the one that the XMPP server lists)")
+	f.BoolVar(&o.noGateway, "no-gateway", false, "send no packet to the gateway of the network, which else is asked to let peers in (also: $"+noGatewayVariable+")")
 	f.BoolVar(&o.allowPlain, "allow-plain", false, "allow streams without authentication with peers that know only XEP-0046")
 	f.StringVar(&o.certFile, "cert", "", "`file` of the certificate to present to peers (default: one made at first use)")
 	f.StringVar(&o.keyFile, "key", "", "`file` of its private key")
@@ -163,6 +165,16 @@ func (o *options) paths() dtcp.PathPolicy {
 		return dtcp.RelayOnly
 	}
 	return dtcp.Any
+}
+
+// noGatewayVariable is --no-gateway for all commands, unless it is empty or 0.
+const noGatewayVariable = "DTCP_NO_GATEWAY"
+
+// gateway reports whether the gateway of the network may be asked to let peers
+// in. Where none is to come by a direct path, there is no use in it.
+func (o *options) gateway() bool {
+	set := os.Getenv(noGatewayVariable)
+	return !o.noGateway && (set == "" || set == "0") && !o.relayOnly
 }
 
 // relays returns what --relay says, for [dtcp.Config].

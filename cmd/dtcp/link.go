@@ -101,7 +101,7 @@ func (t *tool) loginConfig(a profile.Account, resource string) (*xmpp.Config, er
 	if err != nil {
 		return nil, err
 	}
-	c := &xmpp.Config{JID: who, Password: a.Password, Server: a.Server, Priority: priority, Trace: t.loginTrace()}
+	c := &xmpp.Config{JID: who, Password: a.Password, Server: a.Server, Priority: priority, Dial: t.dialServer, Trace: t.loginTrace()}
 	if a.CA != "" {
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM([]byte(a.CA)) {
@@ -215,7 +215,11 @@ func (t *tool) link(ctx context.Context, c linkConfig) (_ *link, err error) {
 		Listen:      t.options.listen,
 		Public:      t.public,
 		Relays:      t.relays(),
+		Gateway:     t.gateway(),
 		Trace:       t.streamTrace(),
+	}
+	if t.egress.Configured() {
+		config.DialRelay = t.dialRelay
 	}
 	if c.paths == nil {
 		config.Paths = func(jid.JID) dtcp.PathPolicy { return t.paths() }

@@ -16,13 +16,15 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/dtcp-relay/dtcp/internal/egress"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
 
 // run does what args say and returns the exit status.
 func run(args []string) int {
-	t := &tool{out: newOutput(os.Stdout, os.Stderr)}
+	t := &tool{out: newOutput(os.Stdout, os.Stderr), egress: egress.FromEnvironment()}
 	ctx, stop := interruptible(context.Background(), t.commands.kill)
 	defer stop()
 	root := t.root()
@@ -47,8 +49,9 @@ func run(args []string) int {
 type tool struct {
 	options
 	out      *output
-	commands commands // that listen runs
-	began    bool     // the command line was understood
+	egress   *egress.Dialer // how connections to servers and relays leave the network
+	commands commands       // that listen runs
+	began    bool           // the command line was understood
 }
 
 func (t *tool) root() *cobra.Command {

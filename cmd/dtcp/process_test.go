@@ -52,7 +52,7 @@ func newProcess(ts *testscript.TestScript, args []string) *process {
 	}
 	p := &process{cmd: exec.Command(name, args[1:]...), seen: map[string]int{}}
 	p.cmd.Dir = ts.MkAbs(".")
-	for _, v := range []string{"PATH", "HOME", "TMPDIR", "DTCP_CONFIG", passwordVariable, "GORACE", "GOCOVERDIR"} {
+	for _, v := range []string{"PATH", "HOME", "TMPDIR", "DTCP_CONFIG", passwordVariable, noGatewayVariable, "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "GORACE", "GOCOVERDIR"} {
 		if value := ts.Getenv(v); value != "" {
 			p.cmd.Env = append(p.cmd.Env, v+"="+value)
 		}

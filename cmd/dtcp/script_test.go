@@ -34,11 +34,14 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
+	if err := os.Setenv(noGatewayVariable, "1"); err != nil { // no test talks to a gateway
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"dtcp": main})
 }
 
 // scripts is how many there are: a folder that moved would pass silently.
-const scripts = 31
+const scripts = 32
 
 // TestScripts runs the promises of the command line, one script each, against
 // an XMPP server on loopback that each script has for itself. The scripts know
@@ -152,6 +155,7 @@ func setUpScript(env *testscript.Env) error {
 	env.Setenv("CA", filepath.Join(env.WorkDir, "ca.pem"))
 	env.Setenv("LOOP", "--public=127.0.0.1:0")
 	env.Setenv("ECHO", echo)
+	env.Setenv(noGatewayVariable, "1")
 	env.Setenv("GORACE", "atexit_sleep_ms=0") // else each process lingers for a second under -race
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate.Leaf)
@@ -207,6 +211,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"down":   cmdDown,
 	"friend": cmdFriend,
 	"relay":  cmdRelay,
+	"proxy":  cmdProxy,
 	"random": cmdRandom,
 	"same":   cmdSame,
 	"mark":   cmdMark,
