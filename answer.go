@@ -148,7 +148,7 @@ func (e *Endpoint) admit(ctx context.Context, r *Request, peer offer) (*session,
 	if !r.Stock {
 		session = &sessionOffer{files: -1, bytes: -1}
 	}
-	s.own = e.offer(s, policy, session)
+	s.own = e.offer(ctx, s, policy, session)
 	if err := e.start(s); err != nil {
 		s.cancel(err)
 		return nil, stanza.NewError(stanza.ServiceUnavailable, "")

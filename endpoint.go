@@ -346,7 +346,7 @@ func (e *Endpoint) DialSummary(ctx context.Context, peer jid.JID, service string
 		return nil, fmt.Errorf("dtcp: %v: %w", peer, err)
 	}
 	s := e.newSession(requester, peer, service)
-	s.own = e.offer(s, policy, &sessionOffer{service: service, files: files, bytes: bytes})
+	s.own = e.offer(ctx, s, policy, &sessionOffer{service: service, files: files, bytes: bytes})
 	if err := e.start(s); err != nil {
 		s.cancel(err)
 		e.release(peer)

@@ -41,13 +41,20 @@ func (e *Endpoint) gather() {
 }
 
 // inBackground runs f in a goroutine that is owned by the Endpoint, ended by its
-// context, and waited for by Close.
-func (e *Endpoint) inBackground(f func(context.Context)) {
+// context, and waited for by Close. It reports whether it did so: not once the
+// Endpoint is closed.
+func (e *Endpoint) inBackground(f func(context.Context)) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
 	e.tasks.Add(1)
 	go func() { // see above
 		defer e.tasks.Done()
 		f(e.ctx)
 	}()
+	return true
 }
 
 // awaitGathered closes ready when there is nothing to wait for any more.
@@ -185,8 +192,8 @@ func (e *Endpoint) mapped() []netip.AddrPort {
 }
 
 // offer makes our half of a negotiation. session is nil if the peer is a stock
-// one.
-func (e *Endpoint) offer(s *session, p PathPolicy, session *sessionOffer) offer {
+// one. ctx ends the wait for a punch port, if there is one.
+func (e *Endpoint) offer(ctx context.Context, s *session, p PathPolicy, session *sessionOffer) offer {
 	if p != DirectOnly {
 		s.lent = e.relays.current()
 	}
@@ -194,7 +201,10 @@ func (e *Endpoint) offer(s *session, p PathPolicy, session *sessionOffer) offer 
 		s.lent.proxy = nil // of which stock peers know nothing
 	}
 	if p != RelayOnly && session != nil {
-		s.port = e.punching.take(s.ctx)
+		ctx, cancel := context.WithCancel(ctx)
+		defer context.AfterFunc(e.ctx, cancel)()
+		s.port = e.punching.take(ctx)
+		cancel()
 	}
 	candidates := e.candidates(p, s.lent, s.port, s.key)
 	o := offer{key: s.key, session: session}

@@ -3,7 +3,6 @@ package dtcp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -70,9 +69,10 @@ func (p *punchPorts) witnesses(ctx context.Context, known relaying) []witness {
 // observer is a connection to a witness.
 type observer struct {
 	witness
-	conn net.Conn
-	t    *transport // to a relay
-	seen netip.AddrPort
+	conn  net.Conn
+	t     *transport // to a relay
+	lease *lease     // of that
+	seen  netip.AddrPort
 }
 
 // observeAll connects to the witnesses from a port, and returns those connections
@@ -82,16 +82,40 @@ func (p *punchPorts) observeAll(ctx context.Context, port *punchPort, known rela
 	defer cancel()
 	asked := p.witnesses(ctx, known)
 	found := make([]*observer, len(asked))
+	failed := make([]error, len(asked))
 	var all sync.WaitGroup
 	for i, witness := range asked {
+		// The relay keeps a few of our connections for long: one of a port and family.
+		kept := w == keeping && (i == 0 || asked[i-1].at.Addr().Is4() != witness.at.Addr().Is4())
 		// Owned and waited for by this call; ctx ends it.
-		all.Go(func() { found[i], _ = p.observe(ctx, port, known.lease, witness, w == keeping) })
+		all.Go(func() { found[i], failed[i] = p.observe(ctx, port, known.lease, witness, kept) })
 		if w == foretelling {
 			all.Wait() // their order is what matters
 		}
 	}
 	all.Wait()
-	return slices.DeleteFunc(found, func(o *observer) bool { return o == nil })
+	found = slices.DeleteFunc(found, func(o *observer) bool { return o == nil })
+	if len(asked) > 0 {
+		var refused *RelayError // which is a word, too
+		p.mu.Lock()
+		p.answered = len(found) > 0 || errors.As(errors.Join(failed...), &refused)
+		p.mu.Unlock()
+	}
+	return found
+}
+
+// oneOfEach returns the first observer of each family, which is enough to keep a
+// NAT's mapping, and ends the others.
+func oneOfEach(observers []*observer) []*observer {
+	var kept []*observer
+	for i, o := range observers {
+		if i == 0 || observers[i-1].at.Addr().Is4() != o.at.Addr().Is4() {
+			kept = append(kept, o)
+		} else {
+			_ = abort(o.conn)
+		}
+	}
+	return kept
 }
 
 // observe connects to a witness from a port and asks.
@@ -100,7 +124,7 @@ func (p *punchPorts) observe(ctx context.Context, port *punchPort, l *lease, w w
 	if err != nil {
 		return nil, err
 	}
-	o := &observer{witness: w, conn: c, t: newTransport(c)}
+	o := &observer{witness: w, conn: c, t: newTransport(c), lease: l}
 	line := wire.Line{Command: wire.Observe}
 	if kept && !w.stun {
 		line = l.claim(wire.Observe, "", time.Now())
@@ -118,12 +142,18 @@ func (o *observer) ask(ctx context.Context, line wire.Line) error {
 	if err != nil {
 		return err
 	}
-	if seen = unmap(seen); o.seen.IsValid() && o.seen != seen {
+	switch seen = unmap(seen); {
+	case seen.Port() == 0, seen.Addr().Zone() != "", seen.Addr().Is4() != o.at.Addr().Is4():
+		return errNotAnAddress
+	case o.seen.IsValid() && o.seen != seen:
 		return errors.New("the address has changed")
 	}
 	o.seen = seen
 	return nil
 }
+
+// errNotAnAddress is why a witness is not believed.
+var errNotAnAddress = errors.New("it says that it sees what is no address of ours")
 
 func (o *observer) answer(ctx context.Context, line wire.Line) (netip.AddrPort, error) {
 	if o.stun {
@@ -144,7 +174,7 @@ func (o *observer) answer(ctx context.Context, line wire.Line) (netip.AddrPort, 
 	case ctx.Err() != nil:
 		return netip.AddrPort{}, ctx.Err()
 	case answer.Command != wire.OK:
-		return netip.AddrPort{}, fmt.Errorf("the relay does not observe: %s", answer.Argument)
+		return netip.AddrPort{}, refusedBy(o.lease, answer)
 	}
 	return netip.ParseAddrPort(answer.Argument)
 }
@@ -197,8 +227,11 @@ func (p *punchPorts) judge(observers []*observer) bool {
 	}
 	if nat.Mapping == gather.AddressDependent || nat.Mapping == gather.AddressAndPortDependent {
 		first, last := int(seen[0].Seen.Port()), int(seen[len(seen)-1].Seen.Port())
-		p.pointless, p.ordered = errPointless, max(first-last, last-first) <= maxStep
+		p.pointless, p.ordered = true, max(first-last, last-first) <= maxStep
 		return false
+	}
+	if nat.Mapping != gather.MappingUnknown {
+		p.pointless = false // a misjudgement, or another NAT
 	}
 	return true
 }

@@ -28,7 +28,8 @@ type sharedListener interface {
 	ListenShared(ctx context.Context, local netip.AddrPort) (net.Listener, error)
 }
 
-// punchPort is one such port. A session has it to itself.
+// punchPort is one such port. A session has it to itself, and no other session
+// ever gets it: so two connections that cross on it are of one session.
 type punchPort struct {
 	listener net.Listener
 	port     uint16
@@ -80,8 +81,9 @@ type punchPorts struct {
 	mu        sync.Mutex
 	free      []*punchPort
 	seen      []gather.Observation // by which nat was told
-	pointless error                // the IPv4 NAT shows every destination another port
+	pointless bool                 // the IPv4 NAT shows every destination another port
 	ordered   bool                 // and these seem to have an order
+	answered  bool                 // when last asked, some witness had a word for us: it may be worth waiting for
 	closed    bool
 }
 
@@ -92,9 +94,6 @@ func newPunchPorts(e *Endpoint) *punchPorts {
 	}
 	return &punchPorts{e: e, shared: shared, refill: make(chan struct{}, 1), filled: make(chan struct{})}
 }
-
-// errPointless is why no reflexive candidate is offered behind such a NAT.
-var errPointless = errors.New("the NAT takes another port for every destination, so that a hole cannot be punched from here")
 
 // run keeps the pool filled until ctx ends.
 func (p *punchPorts) run(ctx context.Context) {
@@ -127,8 +126,13 @@ func (p *punchPorts) forget() {
 	for _, port := range p.free {
 		port.close()
 	}
-	p.free, p.pointless, p.ordered, p.seen = nil, nil, false, nil
+	p.free, p.pointless, p.ordered, p.seen = nil, false, false, nil
 	p.mu.Unlock()
+	p.wantMore()
+}
+
+// wantMore has run fill the pool soon.
+func (p *punchPorts) wantMore() {
 	select {
 	case p.refill <- struct{}{}:
 	default:
@@ -150,11 +154,11 @@ func (p *punchPorts) drain() {
 func (p *punchPorts) fill(ctx context.Context, known relaying) error {
 	p.mu.Lock()
 	p.free = live(p.free)
-	missing := punchPool - len(p.free)
-	if p.useless() {
-		missing = 0
-	}
+	missing, pointless := punchPool-len(p.free), p.pointless
 	p.mu.Unlock()
+	if pointless && p.ownIPv6(0) == nil {
+		return nil
+	}
 	failed := make([]error, max(missing, 0))
 	var all sync.WaitGroup
 	for i := range failed {
@@ -162,7 +166,7 @@ func (p *punchPorts) fill(ctx context.Context, known relaying) error {
 		all.Go(func() {
 			var port *punchPort
 			if port, failed[i] = p.open(ctx, known, keeping); failed[i] == nil {
-				p.give(port)
+				p.keep(port)
 			}
 		})
 	}
@@ -184,48 +188,47 @@ func live(ports []*punchPort) []*punchPort {
 	return alive
 }
 
-// take returns a port for one session, or nil if there is none to be had. When
-// more sessions begin at once than ports are ready, it waits a moment.
+// take returns a port for one session, which closes it, or nil if there is none
+// to be had. When more sessions begin at once than ports are ready, it waits a
+// moment.
 func (p *punchPorts) take(ctx context.Context) *punchPort {
 	if p == nil {
 		return nil
 	}
-	select {
-	case p.refill <- struct{}{}:
-	default:
-	}
+	defer p.wantMore()
 	p.mu.Lock()
 	p.free = live(p.free)
-	n := len(p.free)
-	w := hurrying
-	switch {
-	case p.closed, p.useless() && !p.ordered:
-		p.mu.Unlock()
-		return nil
-	case p.pointless != nil && p.ordered:
+	w, known := hurrying, p.e.relays.current()
+	if p.pointless && p.ordered {
 		w = foretelling
-	case n > 0:
+	} else if n := len(p.free); n > 0 {
 		port := p.free[n-1]
 		p.free = p.free[:n-1]
 		p.mu.Unlock()
 		return port
 	}
+	if !p.answered {
+		known = relaying{} // nobody would tell us in time
+	}
+	pointless := p.pointless && !p.ordered
 	p.mu.Unlock()
+	if pointless && p.ownIPv6(0) == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, hurriedTake)
 	defer cancel()
-	port, err := p.open(ctx, p.e.relays.current(), w)
+	port, err := p.open(ctx, known, w)
 	if err != nil {
 		return nil // the others race on
 	}
 	return port
 }
 
-// give puts a port into the pool that carries nothing, or closes it if there
-// are enough.
-func (p *punchPorts) give(port *punchPort) {
+// keep puts a port into the pool, or closes it if there are enough.
+func (p *punchPorts) keep(port *punchPort) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.free) >= punchPool || port.foretold {
+	if p.closed || len(p.free) >= punchPool {
 		port.close()
 		return
 	}
@@ -234,9 +237,6 @@ func (p *punchPorts) give(port *punchPort) {
 
 // errNothingSeen is why a port is of no use.
 var errNothingSeen = errors.New("nobody can say how the outside sees it")
-
-// useless reports whether no port is worth opening. p.mu is held.
-func (p *punchPorts) useless() bool { return p.pointless != nil && p.ownIPv6(0) == nil }
 
 // want is what a port is opened for.
 type want uint8
@@ -283,29 +283,29 @@ func (p *punchPorts) open(ctx context.Context, known relaying, w want) (*punchPo
 			port.seen, port.foretold = next, true
 		}
 	}
-	if len(port.seen) == 0 {
-		stop()
-		_ = listener.Close()
-		for _, o := range observers {
-			_ = abort(o.conn)
-		}
-		return nil, errNothingSeen
+	if w == keeping {
+		observers = oneOfEach(observers)
 	}
 	lost := make(chan struct{})
 	port.lost = lost
-	p.e.tasks.Add(2)
-	// Owned by the Endpoint, ended by the closing of the port or of the Endpoint,
-	// waited for by Close.
-	go func() {
-		defer p.e.tasks.Done()
-		p.e.acceptLoop(listener, port)
-	}()
-	go func() {
-		defer p.e.tasks.Done()
+	if len(port.seen) == 0 {
+		err = errNothingSeen
+	} else if !p.e.inBackground(func(context.Context) {
+		defer p.wantMore()
 		defer close(lost)
 		keepObserved(life, observers)
 		_ = listener.Close()
-	}()
+	}) {
+		err = ErrClosed
+	}
+	if err != nil {
+		port.close()
+		for _, o := range observers {
+			_ = abort(o.conn)
+		}
+		return nil, err
+	}
+	p.e.inBackground(func(context.Context) { p.e.acceptLoop(listener, port) }) // if it is closed by now, so is the port
 	return port, nil
 }
 

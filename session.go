@@ -48,7 +48,6 @@ type session struct {
 	lent     relaying   // what our offer names of relays
 	indirect bool       // it names nothing else
 	port     *punchPort // from which holes are punched; nil: none
-	onPort   bool       // the stream uses it; set before run ends
 	winner   *attempt   // chosen, and not handed over yet; owned by run
 	refusing int        // attempts that still have to answer error; owned by run
 
@@ -182,7 +181,9 @@ func (s *session) take(t *transport, via Candidate) {
 func (s *session) run() {
 	defer s.e.forget(s)
 	defer s.stopLegs()
-	defer s.givePort()
+	if s.port != nil {
+		defer s.port.close() // a stream on it goes on
+	}
 	s.serve()
 	st := state{role: s.role}
 	timer := time.NewTimer(attemptTime)
@@ -418,22 +419,9 @@ var (
 	errOtherRelays  = errors.New("only relayed streams are wanted here, and the peer, which may want the same, uses another relay")
 )
 
-// givePort gives the punch port back, unless a stream is on it: a port carries
-// one connection to a peer.
-func (s *session) givePort() {
-	switch {
-	case s.port == nil:
-	case s.onPort:
-		s.port.close()
-	default:
-		s.e.punching.give(s.port)
-	}
-}
-
 // handOver makes the stream of an attempt that has won.
 func (s *session) handOver(a *attempt) {
 	p := a.path()
-	s.onPort = s.port != nil && p.Local.Port() == s.port.port
 	c := &Conn{
 		carrier: newCarrier(a.t.rec, a.t.tls, a.t.in, p),
 		peer:    s.peer, service: s.service, stream: s.stream, end: func() { s.trace.closed(s.stream) },
