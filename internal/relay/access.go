@@ -1,10 +1,6 @@
 package relay
 
-import (
-	"slices"
-
-	"github.com/dtcp-relay/dtcp/xmpp/jid"
-)
+import "github.com/dtcp-relay/dtcp/xmpp/jid"
 
 // Access says who may have a lease, serve and be observed with it, and activate
 // streams of the proxy. An entry is a bare JID, or a domain, which stands for
@@ -14,13 +10,24 @@ type Access struct {
 	Deny  []jid.JID // wins over Allow
 }
 
-// Allows reports whether j may, whatever its resource.
-func (a Access) Allows(j jid.JID) bool { return covers(a.Allow, j) && !covers(a.Deny, j) }
+// admission is Access as it is looked at for every claim, whatever its length.
+type admission struct{ allow, deny map[jid.JID]bool }
 
-func covers(list []jid.JID, j jid.JID) bool {
+func (a Access) admission() admission {
+	index := func(list []jid.JID) map[jid.JID]bool {
+		m := make(map[jid.JID]bool, len(list))
+		for _, entry := range list {
+			if entry = entry.Bare(); !entry.IsZero() {
+				m[entry] = true
+			}
+		}
+		return m
+	}
+	return admission{index(a.Allow), index(a.Deny)}
+}
+
+// allows reports whether j may, whatever its resource.
+func (a admission) allows(j jid.JID) bool {
 	bare, server := j.Bare(), j.Server()
-	return slices.ContainsFunc(list, func(entry jid.JID) bool {
-		entry = entry.Bare()
-		return !entry.IsZero() && (entry == bare || entry == server)
-	})
+	return (a.allow[bare] || a.allow[server]) && !a.deny[bare] && !a.deny[server]
 }

@@ -1,9 +1,8 @@
-package relay_test
+package relay
 
 import (
 	"testing"
 
-	"github.com/dtcp-relay/dtcp/internal/relay"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 )
 
@@ -38,12 +37,12 @@ func TestAccess(t *testing.T) {
 		{"an allowed JID of a denied domain", []string{"juliet@example.org"}, []string{"example.org"}, "juliet@example.org", false},
 		{"only a deny list", nil, []string{"example.net"}, "juliet@example.org", false},
 	} {
-		a := relay.Access{Allow: jids(c.allow...), Deny: jids(c.deny...)}
-		if got := a.Allows(jid.MustParse(c.who)); got != c.want {
+		a := Access{Allow: jids(c.allow...), Deny: jids(c.deny...)}
+		if got := a.admission().allows(jid.MustParse(c.who)); got != c.want {
 			t.Errorf("%s: allowed %v, want %v", c.why, got, c.want)
 		}
 	}
-	if (relay.Access{Allow: []jid.JID{{}}}).Allows(jid.JID{}) {
+	if (Access{Allow: []jid.JID{{}}}).admission().allows(jid.JID{}) {
 		t.Error("an empty entry allows who has no address")
 	}
 }

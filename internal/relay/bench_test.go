@@ -13,9 +13,9 @@ import (
 // two legs to its end, with a real lease.
 func BenchmarkPair(b *testing.B) {
 	keys := NewKeyring()
-	access := Access{Allow: []jid.JID{jid.MustParse("example.org")}}
+	who := Access{Allow: []jid.JID{jid.MustParse("example.org")}}.admission()
 	p := newPairing(Limits{PerOwner: Quota{Handshakes: -1}, PerAddress: Quota{Handshakes: -1}}, func(c wire.Claim, now time.Time) (lease, string) {
-		return keys.verify(c, "a", access, now)
+		return keys.verify(c, "a", who, now)
 	})
 	id, secret, err := keys.seal(lease{owner: jid.MustParse("alice@example.org"), expires: noon.Add(time.Hour), node: "a", quota: unlimited}, [nonceSize]byte{})
 	if err != nil {

@@ -31,8 +31,12 @@ var features = []string{nsInfo, nsItems, nsPing, nsRelay, nsBytestreams}
 // component is the relay as XMPP sees it. It keeps no state of its own. Its
 // functions are called while it answers, and must not block.
 type component struct {
-	config *Config
-	rules  func() (rules Rules, draining bool)
+	domain jid.JID
+	node   string
+	terms  func() (t terms, limits Limits, draining bool)
+
+	// ask is pairing.ask.
+	ask func(owner jid.JID) bool
 
 	// refused counts that something was refused, and tells the operator.
 	refused func(reason string, owner jid.JID)
@@ -44,11 +48,19 @@ type component struct {
 // newComponent makes the component of a relay.
 func newComponent(r *Relay) *component {
 	return &component{
-		config: &r.config,
-		rules: func() (Rules, bool) {
+		domain: r.config.Domain,
+		node:   r.config.Node,
+		terms: func() (terms, Limits, bool) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return Rules{r.access, r.core.limits}, r.core.draining
+			return r.terms, r.core.limits, r.core.draining
+		},
+		ask: func(owner jid.JID) (ok bool) {
+			r.tell(nil, func(p *pairing, out []action, now time.Time) []action {
+				ok = p.ask(owner, now)
+				return out
+			})
+			return ok
 		},
 		refused: func(reason string, owner jid.JID) {
 			r.mu.Lock()
@@ -76,7 +88,7 @@ func (c *component) answer(q stanza.IQ, now time.Time) stanza.IQ {
 	known := slices.Contains(features, q.Payload.Name.Space)
 	is := func(kind, space, local string) bool { return q.Type == kind && q.Payload.Is(space, local) }
 	switch {
-	case q.To != c.config.Domain: // nobody else lives here (RFC 6121, 8.5.1)
+	case q.To != c.domain: // nobody else lives here (RFC 6121, 8.5.1)
 		err = stanza.NewError(stanza.ServiceUnavailable, "")
 	case is(stanza.Get, nsInfo, "query"):
 		payload, err = describe(q)
@@ -127,35 +139,40 @@ func items(q stanza.IQ) (stanza.Element, *stanza.Error) {
 
 // lend answers the question for a lease (Section 3 of protocol.md).
 func (c *component) lend(q stanza.IQ, now time.Time) (e stanza.Element, _ *stanza.Error) {
-	rules, refusal := c.admit(q.From)
+	t, limits, refusal := c.admit(q.From)
 	if refusal != nil {
 		return e, refusal
+	}
+	owner := q.From.Bare()
+	if !c.ask(owner) {
+		c.refused(RefusedOwnerHandshakes, owner)
+		return e, overLimit(RefusedOwnerHandshakes)
 	}
 	var nonce [nonceSize]byte
 	_, _ = rand.Read(nonce[:]) // never fails (crypto/rand)
 	l := lease{
-		owner:   q.From.Bare(),
+		owner:   owner,
 		expires: now.Add(leaseLife),
-		node:    c.config.Node,
-		quota:   rules.Limits.filled().PerOwner,
+		node:    c.node,
+		quota:   limits.filled().PerOwner,
 	}
-	id, secret, err := c.config.Keys.seal(l, nonce)
+	id, secret, err := t.keys.seal(l, nonce)
 	if err != nil {
-		c.refused(RefusedDenied, l.owner)
-		return e, stanza.NewError(stanza.NotAcceptable, "the address "+l.owner.String()+" is too long for a lease")
+		c.refused(RefusedDenied, owner)
+		return e, stanza.NewError(stanza.NotAcceptable, "the address "+owner.String()+" is too long for a lease")
 	}
 	e = stanza.New(nsRelay, "lease").
 		With("id", id).
 		With("secret", base64.RawURLEncoding.EncodeToString(secret)).
 		With("expires", strconv.Itoa(int(leaseLife/time.Second))).
 		With("time", strconv.FormatInt(now.Unix(), 10))
-	limits := l.limits()
+	most := l.limits()
 	for i, name := range []string{"streams", "rate", "bytes-per-day"} {
-		if limits[i] > 0 {
-			e = e.With(name, strconv.FormatInt(limits[i], 10))
+		if most[i] > 0 {
+			e = e.With(name, strconv.FormatInt(most[i], 10))
 		}
 	}
-	for _, h := range c.config.Hosts {
+	for _, h := range t.hosts {
 		host := stanza.New(nsRelay, "host").With("addr", h.addr()).With("port", h.port())
 		if h.TLS != nil {
 			host = host.With("tls", "1").With("fingerprint", fingerprint(h.TLS.Certificate[0]))
@@ -183,14 +200,15 @@ func fingerprint(certificate []byte) string {
 
 // streamhost answers the question for the address of the proxy (XEP-0065, 4).
 func (c *component) streamhost(q stanza.IQ) (e stanza.Element, _ *stanza.Error) {
-	if _, err := c.admit(q.From); err != nil {
+	t, _, err := c.admit(q.From)
+	if err != nil {
 		if err.Condition != stanza.Forbidden { // "unable to act as a StreamHost"
 			err = stanza.NewError(stanza.NotAllowed, err.Text)
 		}
 		return e, err
 	}
-	h := c.config.Hosts[0]
-	host := stanza.New(nsBytestreams, "streamhost").With("jid", c.config.Domain.String()).With("host", h.addr()).With("port", h.port())
+	h := t.hosts[0]
+	host := stanza.New(nsBytestreams, "streamhost").With("jid", c.domain.String()).With("host", h.addr()).With("port", h.port())
 	return stanza.New(nsBytestreams, "query", host), nil
 }
 
@@ -209,7 +227,7 @@ func (c *component) start(q stanza.IQ) *stanza.Error {
 	case sid == "" || target == "":
 		return stanza.NewError(stanza.BadRequest, "")
 	}
-	if _, err := c.admit(q.From); err != nil {
+	if _, _, err := c.admit(q.From); err != nil {
 		return err
 	}
 	reason, there := c.activate(socks5.DstAddr(sid, q.From.String(), target), q.From.Bare())
@@ -223,20 +241,24 @@ func (c *component) start(q stanza.IQ) *stanza.Error {
 	case reason == RefusedUnserved:
 		return stanza.NewError(stanza.NotAllowed, "only one of the two is connected")
 	}
+	return overLimit(reason)
+}
+
+func overLimit(reason string) *stanza.Error {
 	return stanza.NewError(stanza.ResourceConstraint, "a limit of this relay is reached ("+reason+"); try again later")
 }
 
-// admit returns the rules, or the error for who may not use the relay, and for
-// everybody when it is about to stop.
-func (c *component) admit(j jid.JID) (Rules, *stanza.Error) {
-	rules, draining := c.rules()
+// admit returns what holds now, or the error for who may not use the relay, and
+// for everybody when it is about to stop.
+func (c *component) admit(j jid.JID) (terms, Limits, *stanza.Error) {
+	t, limits, draining := c.terms()
 	switch {
-	case !rules.Allows(j):
+	case !t.who.allows(j):
 		c.refused(RefusedDenied, j.Bare())
-		return rules, stanza.NewError(stanza.Forbidden, "the operator of this relay does not allow "+j.Bare().String())
+		return t, limits, stanza.NewError(stanza.Forbidden, "the operator of this relay does not allow "+j.Bare().String())
 	case draining:
 		c.refused(RefusedShutdown, j.Bare())
-		return rules, stanza.NewError(stanza.ResourceConstraint, "this relay is about to stop; try again later")
+		return t, limits, stanza.NewError(stanza.ResourceConstraint, "this relay is about to stop; try again later")
 	}
-	return rules, nil
+	return t, limits, nil
 }

@@ -23,6 +23,7 @@ import (
 type office struct {
 	*component
 	core  *pairing
+	lends terms
 	now   time.Time
 	stops bool
 	told  []string // refusals
@@ -32,19 +33,17 @@ type office struct {
 func newOffice(rules Rules) *office {
 	o := &office{now: leaseTime}
 	o.core = newPairing(rules.Limits, func(c wire.Claim, now time.Time) (lease, string) {
-		return o.config.Keys.verify(c, o.config.Node, rules.Access, now)
+		return o.lends.keys.verify(c, o.node, o.lends.who, now)
 	})
+	o.lends = terms{keys: testKeys(1), who: rules.admission(), hosts: []Host{
+		{Addr: "2001:DB8:0::5", Port: 5280},
+		{Addr: "relay.example.org", Port: 443, TLS: &tls.Certificate{Certificate: [][]byte{[]byte("a certificate")}}},
+	}}
 	o.component = &component{
-		config: &Config{
-			Domain: jid.MustParse("relay.example.org"),
-			Keys:   testKeys(1),
-			Node:   "a",
-			Hosts: []Host{
-				{Addr: "2001:DB8:0::5", Port: 5280},
-				{Addr: "relay.example.org", Port: 443, TLS: &tls.Certificate{Certificate: [][]byte{[]byte("a certificate")}}},
-			},
-		},
-		rules:   func() (Rules, bool) { return rules, o.stops },
+		domain:  jid.MustParse("relay.example.org"),
+		node:    "a",
+		terms:   func() (terms, Limits, bool) { return o.lends, rules.Limits, o.stops },
+		ask:     func(owner jid.JID) bool { return o.core.ask(owner, o.now) },
 		refused: func(reason string, owner jid.JID) { o.told = append(o.told, reason+" "+owner.String()) },
 		activate: func(name string, owner jid.JID) (reason string, there int) {
 			there = len(o.core.proposals[name])
@@ -184,11 +183,11 @@ func TestLend(t *testing.T) {
 		t.Errorf("secret %q: %v, want 32 bytes", got.Attr("secret"), err)
 	}
 	claim := wire.NewClaim(wire.Serve, "key", got.Attr("id"), secret, o.now)
-	_, reason := o.config.Keys.verify(claim, "a", allowed, o.now.Add(leaseLife-time.Second))
+	_, reason := o.lends.keys.verify(claim, "a", o.lends.who, o.now.Add(leaseLife-time.Second))
 	if reason != wire.BadLease { // the claim is an hour old
 		t.Errorf("an old claim: %q", reason)
 	}
-	l, reason := o.config.Keys.verify(claim, "a", allowed, o.now)
+	l, reason := o.lends.keys.verify(claim, "a", o.lends.who, o.now)
 	want := lease{jid.MustParse("juliet@example.org"), o.now.Add(leaseLife), "a", Quota{-1, 7, -1, 1 << 20, 10 << 30}.filled(unlimited)}
 	if reason != "" || l != want {
 		t.Errorf("the claim: %q\ngot  %+v\nwant %+v", reason, l, want)
@@ -214,6 +213,33 @@ func TestLend(t *testing.T) {
 	}
 	if first == o.ask(t, `<iq type='get'`+fromJuliet+`>`+askLease+`</iq>`) {
 		t.Error("the same lease twice")
+	}
+}
+
+// TestLeasesPerSecond: who asks for leases all the time is asked to wait.
+func TestLeasesPerSecond(t *testing.T) {
+	o := newOffice(Rules{Access: allowed, Limits: Limits{PerOwner: Quota{Handshakes: 1}}})
+	lent := func() int {
+		n := 0
+		for range 20 {
+			switch got := o.ask(t, `<iq type='get'`+fromJuliet+`>`+askLease+`</iq>`); {
+			case strings.Contains(got, "secret="):
+				n++
+			case got != failure(stanza.ResourceConstraint, "a limit of this relay is reached (owner-handshakes); try again later"):
+				t.Fatalf("answered %s", got)
+			}
+		}
+		return n
+	}
+	if n := lent(); n != burstTime {
+		t.Errorf("%d leases at once, want %d", n, burstTime)
+	}
+	if len(o.told) != 20-burstTime || o.told[0] != "owner-handshakes juliet@example.org" {
+		t.Errorf("the operator was told %q", o.told)
+	}
+	o.now = o.now.Add(3 * time.Second)
+	if n := lent(); n != 3 {
+		t.Errorf("%d leases after three seconds, want 3", n)
 	}
 }
 

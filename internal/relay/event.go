@@ -226,16 +226,16 @@ func (p *pairing) match(out []action, key string, now time.Time) []action {
 func (p *pairing) join(out []action, kind string, listener, dialer *leg, now time.Time) []action {
 	p.become(listener, joined, now)
 	p.become(dialer, joined, now)
-	p.streams++
 	p.joined[kind]++
 	s := &stream{kind: kind, listener: listener, dialer: dialer, start: now}
+	p.streams.push(s, &s.queue)
 	return append(out, action{do: join, leg: listener, stream: s})
 }
 
 // ended tells that a stream is over, and its connections closed.
 func (p *pairing) ended(out []action, s *stream, now time.Time) []action {
 	key := s.listener.name
-	p.streams--
+	s.queue.leave()
 	p.become(s.listener, over, now)
 	p.become(s.dialer, over, now)
 	if s.kind == KindProxy {
@@ -335,6 +335,34 @@ func (p *pairing) expire(out []action, now time.Time) []action {
 func (p *pairing) release(out []action, l *leg, now time.Time) []action {
 	p.become(l, over, now)
 	return append(out, action{do: end, leg: l})
+}
+
+// deny ends all legs, and has all streams cut, whose owner is not allowed any
+// more. Dialers have no owner, nor those who wait for the proxy.
+func (p *pairing) deny(out []action, who admission, now time.Time) []action {
+	for _, s := range []state{waiting, observing} {
+		for n := p.queues[s].first; n != nil; {
+			l := n.of
+			n = n.next // before l leaves
+			if !who.allows(l.owner.name) {
+				out = p.refuse(out, l, refusal(RefusedDenied), RefusedDenied, now)
+			}
+		}
+	}
+	for n := p.streams.first; n != nil; n = n.next {
+		if l := n.of.listener; !who.allows(l.owner.name) {
+			p.refused[RefusedDenied]++
+			out = append(out, action{do: cut, leg: l, stream: n.of, reason: RefusedDenied, owner: l.owner.name})
+		}
+	}
+	return out
+}
+
+// ask reports whether owner may be lent something, as far as handshakes go.
+func (p *pairing) ask(owner jid.JID, now time.Time) bool {
+	a := p.owners.account(owner, now)
+	defer p.owners.settle(a, now)
+	return a.handshake(now)
 }
 
 // drain ends all that wait for somebody, and has all refused that come from now

@@ -104,6 +104,8 @@ func TestExplore(t *testing.T) {
 				do(n + " proposes " + pick("p", "q"))
 			case k < 18:
 				do(pick("p", "q") + " is activated by " + pick("alice", "bob"))
+			case k < 19 && r.IntN(4) == 0:
+				do(pick("alice", "bob") + " is denied") // for a moment
 			case k < 19:
 				do(n + " leaves")
 			case k < 20:
@@ -125,8 +127,8 @@ func TestExplore(t *testing.T) {
 		end(len(names))
 		do("20s pass")
 		p := d.core
-		if n := len(names) + len(p.keys) + len(p.proposals) + len(p.observed) + len(p.addresses.accounts) + len(p.owners.accounts); n > 0 || p.streams > 0 || !p.next().IsZero() {
-			t.Fatalf("seed %d: left are %v %v %v %v and %d streams, until %v", seed, names, p.keys, p.proposals, p.observed, p.streams, p.next())
+		if n := len(names) + len(p.keys) + len(p.proposals) + len(p.observed) + len(p.addresses.accounts) + len(p.owners.accounts); n > 0 || p.streams.n > 0 || !p.next().IsZero() {
+			t.Fatalf("seed %d: left are %v %v %v %v and %d streams, until %v", seed, names, p.keys, p.proposals, p.observed, p.streams.n, p.next())
 		}
 	}
 	for _, reason := range Reasons() {
@@ -228,8 +230,8 @@ func check(t *testing.T, d *desk) {
 			t.Fatalf("%d legs are queued in state %d, %d are in it", n, s, byState[s])
 		}
 	}
-	if byState[joined] != 2*len(d.streams) || d.core.streams != len(d.streams) {
-		t.Fatalf("%d legs are joined, %d streams are counted, %d last", byState[joined], d.core.streams, len(d.streams))
+	if byState[joined] != 2*len(d.streams) || d.core.streams.n != len(d.streams) {
+		t.Fatalf("%d legs are joined, %d streams are counted, %d last", byState[joined], d.core.streams.n, len(d.streams))
 	}
 	for name, a := range d.core.addresses.accounts {
 		if got := (counts{a.halfOpen, a.streams, a.held, a.proposed}); got != addresses[name] {

@@ -530,13 +530,13 @@ func (f *front) join(l *rawLeg, s *stream) {
 
 // carry has the stream copied between descriptors, and takes them over.
 func (s *stream) carry(listener, dialer int) {
-	s.pair.Store(s.relay.pump.JoinDescriptors(listener, dialer, s))
+	s.begun(s.relay.pump.JoinDescriptors(listener, dialer, s))
 }
 
 // open hands a leg over that does not begin with a line, if it is something
 // that is spoken here.
 func (f *front) open(l *rawLeg, proto firstbyte.Protocol) {
-	if proto != firstbyte.SOCKS5 && (proto != firstbyte.TLS || f.relay.tls == nil) {
+	if proto != firstbyte.SOCKS5 && (proto != firstbyte.TLS || f.relay.serverTLS() == nil) {
 		f.tell(l, func(p *pairing, out []action, now time.Time) []action { return p.open(out, &l.leg, false, now) })
 		return
 	}

@@ -169,7 +169,7 @@ func TestNewKeyring(t *testing.T) {
 	if _, _, ok := a.open(sealedBy(t, b)); ok {
 		t.Error("two new keyrings are the same")
 	}
-	if _, reason := a.verify(wire.NewClaim(wire.Serve, "key", sealedBy(t, b), nil, leaseTime), "a", Access{}, leaseTime); reason != wire.BadLease {
+	if _, reason := a.verify(wire.NewClaim(wire.Serve, "key", sealedBy(t, b), nil, leaseTime), "a", Access{}.admission(), leaseTime); reason != wire.BadLease {
 		t.Errorf("refused as %q, want %q", reason, wire.BadLease)
 	}
 }

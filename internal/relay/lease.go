@@ -73,7 +73,7 @@ func (m *masterKey) secretOf(id string) []byte {
 
 // verify returns the lease to which a claim was made, or why it is refused: a
 // reason of package wire.
-func (k *Keyring) verify(c wire.Claim, node string, access Access, now time.Time) (l lease, reason string) {
+func (k *Keyring) verify(c wire.Claim, node string, who admission, now time.Time) (l lease, reason string) {
 	l, secret, ok := k.open(c.Lease)
 	switch {
 	case !ok || !c.Verify(secret, now):
@@ -82,7 +82,7 @@ func (k *Keyring) verify(c wire.Claim, node string, access Access, now time.Time
 		reason = wire.Expired
 	case l.node != node:
 		reason = wire.WrongNode
-	case !access.Allows(l.owner):
+	case !who.allows(l.owner):
 		reason = wire.Denied
 	}
 	return l, reason

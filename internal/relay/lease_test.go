@@ -214,7 +214,7 @@ func TestVerify(t *testing.T) {
 		{"nobody is allowed any more", serve(secret, leaseTime), "a", Access{}, leaseTime, wire.Denied},
 		{"another lease", wire.NewClaim(wire.Serve, "key", "lease", secret, leaseTime), "a", access, leaseTime, wire.BadLease},
 	} {
-		l, got := k.verify(c.claim, c.node, c.access, c.now)
+		l, got := k.verify(c.claim, c.node, c.access.admission(), c.now)
 		if got != c.want {
 			t.Errorf("%s: refused as %q, want %q", c.what, got, c.want)
 		}

@@ -220,7 +220,8 @@ func (l *connLeg) said(line, whole []byte) (done bool) {
 // open goes through the handshake of a connection that does not begin with a
 // line. What was read of it is its first byte.
 func (l *connLeg) open(proto firstbyte.Protocol, first []byte) (done bool) {
-	spoken := proto == firstbyte.SOCKS5 || proto == firstbyte.TLS && l.relay.tls != nil
+	secure := l.relay.serverTLS()
+	spoken := proto == firstbyte.SOCKS5 || proto == firstbyte.TLS && secure != nil
 	if l.tell(func(p *pairing, out []action, now time.Time) []action {
 		return p.open(out, l.leg, spoken, now)
 	}) {
@@ -232,7 +233,7 @@ func (l *connLeg) open(proto firstbyte.Protocol, first []byte) (done bool) {
 	_ = l.raw.SetWriteDeadline(time.Now().Add(lineTime)) // fails only if it is closed
 	rest := &headed{Conn: l.raw, head: first, raw: l.raw}
 	if proto == firstbyte.TLS {
-		secured := tls.Server(rest, l.relay.tls)
+		secured := tls.Server(rest, secure)
 		l.conn = secured
 		if secured.Handshake() == nil {
 			return false

@@ -94,15 +94,17 @@ const (
 	say  verb = iota // write the text to leg, which goes on in its state
 	end              // write the text, which may be empty, to leg, and close it: the core has forgotten it
 	join             // copy between leg, the listener's, and dialer, and tell ended when that is over
+	cut              // reset the stream, whose owner is denied now, and tell ended when that is over
 )
 
 // action is what the shell is to do. What concerns one leg is to be done in
-// order, and end and join are the last that it is told.
+// order, and end and join are the last that its hand is told; cut is for the
+// relay, and may come before the join is done.
 type action struct {
 	do     verb
 	leg    *leg
 	text   string  // whole lines, or an answer of SOCKS5
-	stream *stream // with join; its listener is leg
+	stream *stream // with join and cut; its listener is leg
 
 	reason string  // why something was refused, for Config.Refused; "" if nothing was
 	owner  jid.JID // with a reason: who, if that is known
@@ -150,7 +152,7 @@ type pairing struct {
 	draining  bool
 	closed    bool
 
-	streams  int // joined now
+	streams  queue[stream] // joined now
 	accepted int64
 	joined   map[string]int64 // streams so far, by kind
 	refused  map[string]int64 // by reason
@@ -175,7 +177,8 @@ func newPairing(limits Limits, j judge) *pairing {
 	return p
 }
 
-// reload makes limits those that hold from now on. Legs that are there stay.
+// reload makes limits those that hold from now on. Legs that are there stay; deny
+// ends those whose owner may not be here any more.
 func (p *pairing) reload(limits Limits, now time.Time) {
 	p.limits = limits.filled()
 	p.addresses.limit(p.limits.PerAddress, now)
@@ -184,7 +187,7 @@ func (p *pairing) reload(limits Limits, now time.Time) {
 
 // connections is how many there are.
 func (p *pairing) connections() int {
-	n := 2 * p.streams
+	n := 2 * p.streams.n
 	for i := range p.queues {
 		n += p.queues[i].n
 	}

@@ -59,6 +59,7 @@ func newDesk(limits Limits) *desk {
 //	L opens, L fails to open
 //	L leaves
 //	NAME is activated by OWNER
+//	OWNER is denied
 //	L and D end
 //	10s pass
 //	the relay drains, the relay shuts
@@ -92,6 +93,9 @@ func (d *desk) do(sentence string) string {
 		if !d.core.gone(l, d.now) {
 			extra = "it had ended"
 		}
+	case w[1] == "is" && w[2] == "denied":
+		who := Access{Allow: []jid.JID{jid.MustParse("example.org")}, Deny: []jid.JID{jid.MustParse(w[0] + "@example.org")}}
+		out = d.core.deny(nil, who.admission(), d.now)
 	case w[1] == "is":
 		var reason string
 		if out, reason = d.core.activate(nil, w[0], jid.MustParse(w[4]+"@example.org"), d.now); reason != "" {
@@ -146,6 +150,9 @@ func (d *desk) write(a action) string {
 	}
 	if a.reason != "" {
 		text += " (" + strings.TrimSpace(a.reason+" "+a.owner.Local()) + ")"
+	}
+	if a.do == cut {
+		return name + " and " + d.names[a.stream.dialer] + " are cut" + text
 	}
 	return name + " ends" + text
 }
@@ -535,6 +542,32 @@ var stories = []struct {
 		n is activated by alice => refused: owner-streams
 		L leaves                =>
 		n is activated by alice => A joins B`},
+	{"denied", Limits{}, `
+		L arrives 192.0.2.1     =>
+		L serves k alice        => L is told ok:192.0.2.1:1
+		D arrives 192.0.2.2     =>
+		D says key:k            => L joins D
+		W arrives 192.0.2.1     =>
+		W serves k alice        => W is told ok:192.0.2.1:3
+		M arrives 192.0.2.1     =>
+		M serves l bob          => M is told ok:192.0.2.1:4
+		O arrives 192.0.2.1     =>
+		O observes alice        => O is told ok:192.0.2.1:5
+		H arrives 192.0.2.2     =>
+		H says key:h            =>
+		A arrives 192.0.2.1     =>
+		A proposes n            => A is told reply 0
+		B arrives 192.0.2.2     =>
+		B proposes n            => B is told reply 0
+		n is activated by alice => A joins B
+		P arrives 192.0.2.2     =>
+		P proposes m            => P is told reply 0
+		F arrives 192.0.2.1     =>
+		alice is denied         => W ends with error:denied (denied alice), O ends with error:denied (denied alice), L and D are cut (denied alice), A and B are cut (denied alice)
+		L and D end             =>
+		A and B end             =>
+		alice is denied         =>
+		bob is denied           => M ends with error:denied (denied bob)`},
 	{"drain", Limits{}, `
 		L arrives 192.0.2.1     =>
 		L serves k alice        => L is told ok:192.0.2.1:1

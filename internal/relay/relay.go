@@ -22,9 +22,9 @@ import (
 // Config is what a [Relay] is made of. It must not be changed after [New].
 type Config struct {
 	Domain jid.JID  // the component's own address, a domain
-	Keys   *Keyring // master keys of leases: the first seals, all open
+	Keys   *Keyring // master keys of leases: the first seals, all open; see [Relay.Replace]
 	Node   string   // the name of this node, in leases; a node takes its own only
-	Hosts  []Host   // what leases name, in order of preference: 1 to 4
+	Hosts  []Host   // what leases name, in order of preference: 1 to 4; see [Relay.Replace]
 	Rules  Rules    // see [Relay.Reload]
 
 	// Usage, if not nil, is called once for each stream that has ended. Calls may
@@ -77,6 +77,7 @@ const (
 	EndedListener = "listener" // the listener's connection failed
 	EndedDialer   = "dialer"   // the dialer's connection failed
 	EndedQuota    = "quota"    // the bytes of the day are used up
+	EndedDenied   = "denied"   // the owner is not allowed any more
 	EndedShutdown = "shutdown" // the relay was closed
 )
 
@@ -104,14 +105,13 @@ type Stats struct {
 // Relay is a relay and proxy. Make one with [New]; its methods may be called
 // concurrently. Who made it closes it.
 type Relay struct {
-	config    Config
+	config    Config // its Keys, Hosts and Rules are those of the beginning
 	pump      *pump.Pump
 	component *component
-	tls       *tls.Config // nil if no host has TLS
 
 	mu        sync.Mutex
 	core      *pairing
-	access    Access                    // of the rules; the core has their limits
+	terms     terms
 	listeners map[net.Listener]struct{} // being served
 	closed    bool
 	alarm     *time.Timer   // calls expire
@@ -119,6 +119,15 @@ type Relay struct {
 	empty     chan struct{} // closed when the relay drains and no stream is left
 	isEmpty   bool
 	running   sync.WaitGroup // goroutines of legs, and what fronts run
+}
+
+// terms are what can be replaced while the relay runs. Nothing in them is ever
+// changed.
+type terms struct {
+	keys  *Keyring
+	hosts []Host
+	tls   *tls.Config // nil if no host has TLS
+	who   admission   // the core has the limits
 }
 
 // maxHosts is how many a lease may name (Section 3 of protocol.md).
@@ -133,13 +142,12 @@ func New(config Config) (*Relay, error) {
 	r := &Relay{
 		config:    config,
 		pump:      pump.New(pump.Config{}),
-		tls:       serverTLS(config.Hosts),
-		access:    config.Rules.Access,
+		terms:     terms{config.Keys, slices.Clone(config.Hosts), serverTLS(config.Hosts), config.Rules.admission()},
 		listeners: map[net.Listener]struct{}{},
 		empty:     make(chan struct{}),
 	}
 	r.core = newPairing(config.Rules.Limits, func(c wire.Claim, now time.Time) (lease, string) {
-		return config.Keys.verify(c, config.Node, r.access, now)
+		return r.terms.keys.verify(c, config.Node, r.terms.who, now)
 	})
 	r.component = newComponent(r)
 	// Stopped by Close; a call that is under way then finds nothing to do.
@@ -152,14 +160,21 @@ func (c *Config) check() error {
 	switch {
 	case c.Domain.IsZero() || c.Domain != c.Domain.Server():
 		return fmt.Errorf("%q is not a domain", c.Domain)
-	case c.Keys == nil || len(c.Keys.keys) == 0:
-		return errors.New("no master keys")
 	case len(c.Node) > maxNode:
 		return fmt.Errorf("the name of the node is longer than %d bytes", maxNode)
-	case len(c.Hosts) == 0 || len(c.Hosts) > maxHosts:
-		return fmt.Errorf("%d addresses to be told to peers; there must be 1 to %d", len(c.Hosts), maxHosts)
 	}
-	for _, h := range c.Hosts {
+	return checkTerms(c.Keys, c.Hosts)
+}
+
+// checkTerms says what of keys and hosts cannot be.
+func checkTerms(keys *Keyring, hosts []Host) error {
+	switch {
+	case keys == nil || len(keys.keys) == 0:
+		return errors.New("no master keys")
+	case len(hosts) == 0 || len(hosts) > maxHosts:
+		return fmt.Errorf("%d addresses to be told to peers; there must be 1 to %d", len(hosts), maxHosts)
+	}
+	for _, h := range hosts {
 		if h.Addr == "" || h.Port == 0 {
 			return fmt.Errorf("%q is not the address of a host", net.JoinHostPort(h.Addr, strconv.Itoa(int(h.Port))))
 		}
@@ -174,13 +189,39 @@ func (c *Config) check() error {
 // component. It never blocks.
 func (r *Relay) Answer(iq stanza.IQ) stanza.IQ { return r.component.answer(iq, time.Now()) }
 
-// Reload replaces the rules. Legs and streams that are there stay; who is denied
-// from now on gets no further ones.
+// Reload replaces the rules. Who is not allowed any more loses the legs and
+// streams that he owns (EndedDenied); all others stay, also beyond new limits.
 func (r *Relay) Reload(rules Rules) {
+	who := rules.admission()
+	r.tell(nil, func(p *pairing, out []action, now time.Time) []action {
+		r.terms.who = who
+		p.reload(rules.Limits, now)
+		return p.deny(out, who, now)
+	})
+}
+
+// Replace replaces master keys, and what leases name, certificates included.
+// Legs and streams that are there stay. A claim by a lease under a key that is
+// gone is refused from now on (bad-lease); a lease that names a certificate that
+// is gone is good for all but TLS. The error, like that of [New], says what
+// cannot be, and then nothing is changed.
+func (r *Relay) Replace(keys *Keyring, hosts []Host) error {
+	if err := checkTerms(keys, hosts); err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	hosts = slices.Clone(hosts)
+	secure := serverTLS(hosts)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.access = rules.Access
-	r.core.reload(rules.Limits, time.Now())
+	r.terms.keys, r.terms.hosts, r.terms.tls = keys, hosts, secure
+	return nil
+}
+
+// serverTLS returns how TLS is spoken now; nil: not at all.
+func (r *Relay) serverTLS() *tls.Config {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.terms.tls
 }
 
 // Stats returns what the relay does now.
@@ -194,7 +235,7 @@ func (r *Relay) Stats() Stats {
 		Waiting:      c.queues[waiting].n + c.queues[proposed].n,
 		Held:         c.queues[held].n,
 		Observing:    c.queues[observing].n,
-		Streams:      c.streams,
+		Streams:      c.streams.n,
 		Owners:       len(c.owners.accounts),
 		Addresses:    len(c.addresses.accounts),
 		Draining:     c.draining,
@@ -223,7 +264,7 @@ func (r *Relay) Drain(ctx context.Context) (remaining int) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.core.streams
+	return r.core.streams.n
 }
 
 // Close resets all streams, closes the listeners, and waits until everything
@@ -262,9 +303,12 @@ func (r *Relay) tell(own *leg, event func(p *pairing, out []action, now time.Tim
 		if a.do == join {
 			a.stream.relay = r
 		}
-		if a.leg == own {
+		switch {
+		case a.do == cut:
+			a.stream.deny()
+		case a.leg == own:
 			mine = append(mine, a)
-		} else {
+		default:
 			a.leg.hand.do(a)
 		}
 	}
@@ -273,7 +317,7 @@ func (r *Relay) tell(own *leg, event func(p *pairing, out []action, now time.Tim
 
 // settle follows every event, under the lock.
 func (r *Relay) settle(now time.Time) {
-	if r.core.draining && r.core.streams == 0 && !r.isEmpty {
+	if r.core.draining && r.core.streams.n == 0 && !r.isEmpty {
 		r.isEmpty = true
 		close(r.empty)
 	}

@@ -15,15 +15,20 @@ type stream struct {
 	kind             string // KindLease or KindProxy
 	listener, dialer *leg   // who owns the listener owns the stream
 	start            time.Time
+	queue            node[stream] // of the core, among all streams
 
-	relay *Relay
-	pair  atomic.Pointer[pump.Pair] // nil until it is joined
+	relay  *Relay
+	pair   atomic.Pointer[pump.Pair] // nil until it is joined
+	denied atomic.Bool               // it is to be cut, or is
 }
 
 var _ pump.Stream = (*stream)(nil)
 
-// errDay is why a stream is cut whose account has used up the bytes of its day.
-var errDay = errors.New("the bytes of the day are used up")
+// Why a stream is cut.
+var (
+	errDay    = errors.New("the bytes of the day are used up")
+	errDenied = errors.New("its owner is denied")
+)
 
 // grantAgain is when the pump is to ask again about a stream that is to be cut,
 // should it not be known yet.
@@ -31,7 +36,23 @@ const grantAgain = 10 * time.Millisecond
 
 // run has the stream copied; it takes the connections over.
 func (s *stream) run(listener, dialer net.Conn) {
-	s.pair.Store(s.relay.pump.Join(listener, dialer, s))
+	s.begun(s.relay.pump.Join(listener, dialer, s))
+}
+
+// begun notes what the pump has made of the stream.
+func (s *stream) begun(pair *pump.Pair) {
+	s.pair.Store(pair)
+	if s.denied.Load() { // meanwhile
+		pair.Reset(errDenied)
+	}
+}
+
+// deny cuts the stream, at once or when it has begun.
+func (s *stream) deny() {
+	s.denied.Store(true)
+	if pair := s.pair.Load(); pair != nil {
+		pair.Reset(errDenied)
+	}
 }
 
 // Grant implements [pump.Stream].
@@ -107,6 +128,8 @@ func why(err error) string {
 		return EndedClosed
 	case errors.Is(err, errDay):
 		return EndedQuota
+	case errors.Is(err, errDenied):
+		return EndedDenied
 	case errors.As(err, &failed) && failed.Leg == pump.AB:
 		return EndedListener
 	case errors.As(err, &failed):
