@@ -47,6 +47,7 @@ type session struct {
 	stopLegs context.CancelFunc
 	lent     relaying   // what our offer names of relays
 	indirect bool       // it names nothing else
+	hidden   bool       // whoever finds us elsewhere is not to know that it is us
 	port     *punchPort // from which holes are punched; nil: none
 	winner   *attempt   // chosen, and not handed over yet; owned by run
 	refusing int        // attempts that still have to answer error; owned by run
@@ -117,6 +118,7 @@ func (s *session) begin(peer offer, rules dialRules) {
 	for _, c := range peer.candidates() {
 		if err := rules.check(c); err != nil {
 			s.skipped = append(s.skipped, Attempt{Candidate: c, Err: err})
+			s.trace.failed(s.stream, c, err)
 			continue
 		}
 		if slices.ContainsFunc(s.targets, func(t Candidate) bool { return t.address() == c.address() }) {

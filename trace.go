@@ -15,7 +15,7 @@ type Trace struct {
 	Refused   func(r *Request, err error)                                       // an incoming request was refused, by Allow or by a limit
 	Offered   func(stream string, peer jid.JID, service string, requester bool) // a negotiation began
 	Dialing   func(stream string, c Candidate)                                  // a dial to the peer's candidate began
-	Failed    func(stream string, c Candidate, err error)                       // it, or its handshake, failed
+	Failed    func(stream string, c Candidate, err error)                       // it, or its handshake, failed, or it must not be dialed
 	Accepted  func(stream string, remote netip.AddrPort)                        // a connection that named this session's key came in
 	Ready     func(stream string, p Path)                                       // the peer has proven itself on a path
 	Nominated func(stream string, p Path)                                       // the stream is on this path
