@@ -61,33 +61,39 @@ func (a *attempt) dialCandidate() {
 
 // connect dials the candidate; a name is resolved and checked as addresses are.
 func (a *attempt) connect() (c net.Conn, err error) {
-	remote := a.candidate.Addr
-	if a.candidate.Name != "" {
-		addrs, err := a.s.e.resolve(a.ctx, a.candidate)
-		if err != nil {
+	to, at := a.candidate, []netip.AddrPort(nil)
+	if to.Name != "" && !a.s.rules.ours(to) {
+		if at, err = a.s.e.resolve(a.ctx, to); err != nil {
 			return nil, err
 		}
-		remote = addrs[0]
-		if err := a.s.rules.checkResolved(a.candidate, remote); err != nil {
+		at = slices.DeleteFunc(at, func(one netip.AddrPort) bool {
+			refused := a.s.rules.checkAddr(one)
+			if refused != nil {
+				err = refused
+			}
+			return refused != nil
+		})
+		if len(at) == 0 {
 			return nil, err
 		}
+		to.Name, to.Addr = "", at[0] // nobody is to look the name up once more, and find another address
 	}
-	if a.candidate.Type == Proxy { // it is the peer's: the peer is the requester of the bytestream
-		return a.s.e.connectProxy(a.ctx, a.candidate, remote, a.s.peer, a.s.local)
+	if to.Type == Proxy { // it is the peer's: the peer is the requester of the bytestream
+		return a.s.e.connectProxy(a.ctx, to, at, a.s.peer, a.s.local)
 	}
-	hole := slices.Contains(a.s.holes, a.candidate)
+	hole := slices.Contains(a.s.holes, to)
 	if !hole && a.s.port != nil && a.s.port.foretold {
-		if err := a.pause(foretoldFirst); err != nil {
+		if err := rest(a.ctx, foretoldFirst); err != nil {
 			return nil, err
 		}
 	}
-	if a.candidate.Type == Relay {
-		return a.s.e.dialRelay(a.ctx, a.candidate, remote)
+	switch {
+	case to.Type == Relay:
+		return a.s.e.dialRelay(a.ctx, to, at)
+	case hole:
+		return a.punch(to.Addr)
 	}
-	if hole {
-		return a.punch(remote)
-	}
-	return a.s.e.network.Dial(a.ctx, netip.AddrPort{}, remote)
+	return a.s.e.network.Dial(a.ctx, netip.AddrPort{}, to.Addr)
 }
 
 // acceptKey is the rest of the goroutine of an accepted connection, which has

@@ -86,7 +86,7 @@ func (r dialRules) ours(c Candidate) bool {
 }
 
 // check returns nil if c may be dialed, else the reason why not. What a name
-// means is for checkResolved.
+// means is for checkAddr, unless the relay is our own.
 func (r dialRules) check(c Candidate) error {
 	switch {
 	case r.policy == RelayOnly && c.Type.direct(), r.policy == DirectOnly && !c.Type.direct():
@@ -107,14 +107,6 @@ func (r dialRules) check(c Candidate) error {
 		return nil
 	}
 	return r.checkAddr(c.Addr)
-}
-
-// checkResolved is check for the address that a candidate's name means.
-func (r dialRules) checkResolved(c Candidate, at netip.AddrPort) error {
-	if r.ours(c) {
-		return nil
-	}
-	return r.checkAddr(at)
 }
 
 func (r dialRules) checkAddr(at netip.AddrPort) error {

@@ -182,9 +182,12 @@ func (e *Endpoint) policy(peer jid.JID) PathPolicy {
 // maxAddrs is how many addresses of a name are tried.
 const maxAddrs = 4
 
-// resolve finds the addresses of a relay or proxy that is given by name: one at
-// least, and not more than maxAddrs.
+// resolve returns the addresses of a relay or proxy, which may be given by name:
+// one at least, and not more than maxAddrs.
 func (e *Endpoint) resolve(ctx context.Context, c Candidate) ([]netip.AddrPort, error) {
+	if c.Name == "" {
+		return []netip.AddrPort{c.Addr}, nil
+	}
 	lookup := net.DefaultResolver.LookupNetIP
 	if r, ok := e.network.(interface {
 		LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
@@ -265,7 +268,9 @@ func (e *Endpoint) start(s *session) error {
 	if e.closed {
 		return ErrClosed
 	}
-	e.handlers[s.key] = s.accept
+	if !s.hidden {
+		e.handlers[s.key] = s.accept
+	}
 	e.sessions[s] = struct{}{}
 	e.tasks.Add(1)
 	go func() { // the loop: see run

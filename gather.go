@@ -124,11 +124,16 @@ func (e *Endpoint) AwaitRelay(ctx context.Context) (jid.JID, error) {
 	case ctx.Err() != nil:
 		return jid.JID{}, ctx.Err()
 	}
-	return jid.JID{}, errNoRelay
+	return jid.JID{}, fmt.Errorf("dtcp: %w", e.noRelay())
 }
 
-// errNoRelay is why there is no lease where nobody was named.
-var errNoRelay = errors.New("dtcp: the server lists neither a relay nor a proxy")
+// noRelay returns why there is no lease where nobody was named.
+func (e *Endpoint) noRelay() error {
+	if e.relays == nil {
+		return errors.New("the configuration (NoRelay) has none looked for")
+	}
+	return errors.New("the server lists neither a relay nor a proxy")
+}
 
 // Candidates returns what the Endpoint offers at this moment, best first; of a
 // relay only an address that a lease is there for.
@@ -206,6 +211,7 @@ func (e *Endpoint) offer(ctx context.Context, s *session, p PathPolicy, session 
 		s.port = e.punching.take(ctx)
 		cancel()
 	}
+	s.hidden = p == RelayOnly
 	candidates := e.candidates(p, s.lent, s.port, s.key)
 	o := offer{key: s.key, session: session}
 	s.indirect = true
@@ -240,8 +246,10 @@ func (e *Endpoint) awaitOffer(ctx context.Context, policy PathPolicy) error {
 	switch {
 	case known.lease != nil, known.proxy != nil:
 		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
 	case known.err != nil:
 		return fmt.Errorf("%w: only relayed streams are wanted, and our relay lends us nothing: %w", ErrPolicy, known.err)
 	}
-	return fmt.Errorf("%w: only relayed streams are wanted, and there is no relay: our server lists none", ErrPolicy)
+	return fmt.Errorf("%w: only relayed streams are wanted, and there is no relay: %w", ErrPolicy, e.noRelay())
 }

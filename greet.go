@@ -126,7 +126,9 @@ func (e *Endpoint) stockExpected() bool {
 	e.mu.Lock()
 	sessions := make([]*session, 0, len(e.sessions))
 	for s := range e.sessions {
-		sessions = append(sessions, s)
+		if !s.hidden {
+			sessions = append(sessions, s)
+		}
 	}
 	e.mu.Unlock()
 	return slices.ContainsFunc(sessions, func(s *session) bool { return e.plainAllowed(s.peer) })

@@ -47,7 +47,6 @@ type leaseHost struct {
 // way is one way to reach the relay.
 type way struct {
 	host leaseHost
-	at   netip.AddrPort // not valid: the name is to be resolved
 	tls  bool
 }
 
@@ -155,15 +154,9 @@ func (l *lease) lends(c Candidate) bool {
 func (l *lease) ways() []way {
 	var plain, secured []way
 	for _, h := range l.hosts {
-		at := h.at
-		if len(at) == 0 {
-			at = []netip.AddrPort{{}}
-		}
-		for _, a := range at {
-			plain = append(plain, way{h, a, false})
-			if !h.pin.IsZero() {
-				secured = append(secured, way{h, a, true})
-			}
+		plain = append(plain, way{h, false})
+		if !h.pin.IsZero() {
+			secured = append(secured, way{h, true})
 		}
 	}
 	return append(plain, secured...)

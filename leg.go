@@ -17,7 +17,8 @@ import (
 // legs that wait there for whoever dials our key.
 
 const (
-	maxLegs    = 8                      // joined legs of a session at a time
+	maxLegs    = 8                      // joined legs of a session at a time, and of those that nothing bounds but them
+	legGap     = time.Second / 16       // between further legs
 	wayDelay   = 300 * time.Millisecond // between two ways to reach a relay
 	legPause   = time.Second            // before a leg that was lost is replaced; doubles
 	alpnRelay  = "dtcp-relay"           // of the TLS to a relay, which protects nothing end to end
@@ -29,15 +30,20 @@ const (
 // can use it up. It is a goroutine of the session's own.
 func (s *session) serveRelay(l *lease) {
 	room := make(chan struct{}, maxLegs)
+	joined, renewed := 0, false
 	for pause := legPause; ; {
 		select {
 		case room <- struct{}{}:
 		case <-s.legs.Done():
 			return
 		}
+		if joined >= maxLegs && rest(s.legs, legGap) != nil {
+			return
+		}
 		t, via, err := s.waitAtRelay(l)
 		if err == nil {
 			pause = legPause
+			joined++
 			s.alive.Add(1)
 			// Owned by the session, ended by its context or the deadlines of the
 			// attempt, waited for by run.
@@ -60,15 +66,27 @@ func (s *session) serveRelay(l *lease) {
 			if l, err = s.e.relays.after(s.legs, l); err != nil {
 				return
 			}
+			if !renewed {
+				renewed = true
+				continue // at once: the peer may be there already
+			}
 		default:
 			return // the operator's word; the offer names what it cannot be had at, and others race on
 		}
-		select {
-		case <-time.After(pause):
-			pause *= 2
-		case <-s.legs.Done():
+		if rest(s.legs, pause) != nil {
 			return
 		}
+		pause *= 2
+	}
+}
+
+// rest waits, or returns why ctx is over.
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -80,6 +98,9 @@ func (s *session) waitAtRelay(l *lease) (*transport, Candidate, error) {
 	}
 	stop := t.interrupt(s.legs)
 	first, err := t.in.Peek(1)
+	if err != nil {
+		err = fmt.Errorf("the relay ended a connection that waited: %w", err)
+	}
 	if !stop() && err == nil {
 		err = s.legs.Err()
 	}
@@ -99,12 +120,16 @@ func (s *session) waitAtRelay(l *lease) (*transport, Candidate, error) {
 // acceptRelayed takes a leg that has been joined. Whoever did that comes first
 // with the key line, as on any accepted connection.
 func (s *session) acceptRelayed(t *transport, via Candidate) {
+	stop := t.interrupt(s.legs)
 	err := t.rec.Conn.SetDeadline(time.Now().Add(handshakeTime))
+	if err == nil {
+		err = s.legs.Err() // it may have ended just before, and set a deadline that is now lost
+	}
 	var line wire.Line
 	if err == nil {
 		line, err = t.line()
 	}
-	if err != nil || line.Command != wire.Key || line.Argument != s.key {
+	if !stop() || err != nil || line.Command != wire.Key || line.Argument != s.key {
 		_ = t.rec.abort()
 		return
 	}
@@ -128,7 +153,7 @@ func (e *Endpoint) openLeg(ctx context.Context, l *lease, claim wire.Line) (*tra
 
 // openWay opens a leg in one way.
 func (e *Endpoint) openWay(ctx context.Context, l *lease, w way, claim wire.Line) (t *transport, err error) {
-	c, err := e.dialRelay(ctx, w.host.Candidate, w.at)
+	c, err := e.dialRelay(ctx, w.host.Candidate, w.host.at)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +172,7 @@ func (e *Endpoint) openWay(ctx context.Context, l *lease, w way, claim wire.Line
 		if err := secured.HandshakeContext(ctx); err != nil {
 			return nil, err
 		}
-		t = newTransport(secured)
+		t = newTransport(securedLeg{secured})
 	} else {
 		t = newTransport(c)
 	}
@@ -164,28 +189,54 @@ func (e *Endpoint) openWay(ctx context.Context, l *lease, w way, claim wire.Line
 	return t, nil
 }
 
-// dialRelay connects to a relay or proxy: at its address, which is looked up
-// if it is not valid, or by Config.DialRelay.
-func (e *Endpoint) dialRelay(ctx context.Context, c Candidate, at netip.AddrPort) (net.Conn, error) {
+// securedLeg is a connection to a relay inside TLS that can be reset.
+type securedLeg struct{ *tls.Conn }
+
+// SetLinger is that of [*net.TCPConn].
+func (l securedLeg) SetLinger(seconds int) error {
+	if c, ok := l.NetConn().(interface{ SetLinger(int) error }); ok {
+		return c.SetLinger(seconds)
+	}
+	return errors.ErrUnsupported
+}
+
+// dialRelay connects to a relay or proxy: at one of its addresses, which are
+// looked up if at is empty, or by Config.DialRelay.
+func (e *Endpoint) dialRelay(ctx context.Context, c Candidate, at []netip.AddrPort) (net.Conn, error) {
+	discard := func(c net.Conn) { _ = abort(c) }
 	direct := func(ctx context.Context) (net.Conn, error) {
-		if !at.IsValid() {
-			if at = c.Addr; c.Name != "" {
-				addrs, err := e.resolve(ctx, c)
-				if err != nil {
-					return nil, err
-				}
-				at = addrs[0]
+		at, err := at, error(nil)
+		if len(at) == 0 {
+			if at, err = e.resolve(ctx, c); err != nil {
+				return nil, err
 			}
 		}
-		return e.network.Dial(ctx, netip.AddrPort{}, at)
+		var dials []func(context.Context) (net.Conn, error)
+		for _, a := range firstOfEach(at) {
+			dials = append(dials, func(ctx context.Context) (net.Conn, error) { return e.network.Dial(ctx, netip.AddrPort{}, a) })
+		}
+		conn, _, err := firstOf(ctx, dials, discard)
+		return conn, err
 	}
 	if e.config.DialRelay == nil {
 		return direct(ctx)
 	}
 	conn, _, err := firstOf(ctx, []func(context.Context) (net.Conn, error){direct, func(ctx context.Context) (net.Conn, error) {
 		return e.config.DialRelay(ctx, "tcp", c.address())
-	}}, func(c net.Conn) { _ = abort(c) })
+	}}, discard)
 	return conn, err
+}
+
+// firstOfEach returns the first address of each family, the one that comes first
+// first: a machine may have but one of them, and a name is not to have us dial
+// a crowd.
+func firstOfEach(at []netip.AddrPort) []netip.AddrPort {
+	found := at[:1:1]
+	other := slices.IndexFunc(at, func(a netip.AddrPort) bool { return a.Addr().Is4() != at[0].Addr().Is4() })
+	if other > 0 {
+		found = append(found, at[other])
+	}
+	return found
 }
 
 // firstOf returns what the first of several ways leads to, and its number. Each is

@@ -64,7 +64,7 @@ const (
 func (s *session) serveProxy(p *proxyService, c Candidate) {
 	ctx, cancel := context.WithTimeout(s.legs, attemptTime)
 	defer cancel()
-	conn, err := s.e.connectProxy(ctx, c, netip.AddrPort{}, s.local, s.peer)
+	conn, err := s.e.connectProxy(ctx, c, nil, s.local, s.peer)
 	if err == nil {
 		if err = s.activate(ctx, p); err != nil {
 			_ = abort(conn)
@@ -97,8 +97,8 @@ func (s *session) activate(ctx context.Context, p *proxyService) error {
 }
 
 // connectProxy connects to a proxy as requester or target of the bytestream
-// that the candidate names. at is the proxy's address, if it is known already.
-func (e *Endpoint) connectProxy(ctx context.Context, c Candidate, at netip.AddrPort, owner, other jid.JID) (conn net.Conn, err error) {
+// that the candidate names. at are the proxy's addresses, if they are known already.
+func (e *Endpoint) connectProxy(ctx context.Context, c Candidate, at []netip.AddrPort, owner, other jid.JID) (conn net.Conn, err error) {
 	if conn, err = e.dialRelay(ctx, c, at); err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ var errCrossed = errors.New("the peer's own connection got there first")
 func (a *attempt) punch(remote netip.AddrPort) (net.Conn, error) {
 	local := a.s.port.local(remote)
 	if a.s.hostAt(remote.Addr()) {
-		if err := a.pause(hostFirst); err != nil {
+		if err := rest(a.ctx, hostFirst); err != nil {
 			return nil, err
 		}
 	}
@@ -48,7 +48,7 @@ func (a *attempt) punch(remote netip.AddrPort) (net.Conn, error) {
 		case !turnedAway(err) || time.Since(began) >= punchTime:
 			return nil, err
 		}
-		if err := a.pause(time.Until(dialed.Add(a.s.e.gap(punchGap(dialed.Sub(began)))))); err != nil {
+		if err := rest(a.ctx, time.Until(dialed.Add(a.s.e.gap(punchGap(dialed.Sub(began)))))); err != nil {
 			return nil, err
 		}
 	}
@@ -58,16 +58,6 @@ func (a *attempt) punch(remote netip.AddrPort) (net.Conn, error) {
 // the same address: there is no NAT, but perhaps a firewall.
 func (s *session) hostAt(addr netip.Addr) bool {
 	return slices.ContainsFunc(s.targets, func(c Candidate) bool { return c.Type == Host && c.Addr.Addr() == addr })
-}
-
-// pause waits, or returns why the attempt is over.
-func (a *attempt) pause(d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-a.ctx.Done():
-		return a.ctx.Err()
-	}
 }
 
 // turnedAway reports whether a dial was answered by somebody who refuses it, and
