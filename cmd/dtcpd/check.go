@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -119,20 +120,20 @@ func (k *check) files() {
 			k.problem("certificate: %v", err)
 			return
 		}
-		k.validity("certificate "+c.Relay.Certificate, pair.Leaf)
+		k.validity("certificate "+c.Relay.Certificate, pair.Leaf, "renew it, and reload dtcpd")
 	}
 }
 
-// validity says whether a certificate is valid today.
-func (k *check) validity(what string, c *x509.Certificate) {
+// validity says whether a certificate is valid today, and what to do if not.
+func (k *check) validity(what string, c *x509.Certificate, remedy string) {
 	now := time.Now()
 	switch {
 	case now.Before(c.NotBefore):
 		k.problem("%s: not valid before %s: is the clock right?", what, c.NotBefore.Format(time.DateTime))
 	case now.After(c.NotAfter):
-		k.problem("%s: expired on %s: renew it, and restart dtcpd", what, c.NotAfter.Format(time.DateOnly))
+		k.problem("%s: expired on %s: %s", what, c.NotAfter.Format(time.DateOnly), remedy)
 	case now.After(c.NotAfter.Add(-soon)):
-		k.problem("%s: expires on %s: renew it, and restart dtcpd", what, c.NotAfter.Format(time.DateOnly))
+		k.problem("%s: expires on %s: %s", what, c.NotAfter.Format(time.DateOnly), remedy)
 	default:
 		k.ok("%s: valid until %s", what, c.NotAfter.Format(time.DateOnly))
 	}
@@ -156,8 +157,8 @@ func (c *config) shortage() string {
 	if most == 0 {
 		most = defaultConnections
 	}
-	// A sixteenth more that say nothing yet, and two for a pipe of each fourth.
-	need := uint64(max(most, 0))*25/16 + 64
+	// A sixteenth more that say nothing yet, and what all of them share.
+	need := uint64(max(most, 0))*17/16 + 128
 	if !known || limit >= need {
 		return ""
 	}
@@ -285,7 +286,8 @@ func (k *check) standalone(ctx context.Context) {
 		k.problem("certificate of the XMPP server: %v", err)
 		return
 	}
-	k.validity("certificate of the XMPP server", certificate.Leaf)
+	k.validity("certificate of the XMPP server", certificate.Leaf,
+		fmt.Sprintf("remove %s and restart dtcpd; then all users log in anew", filepath.Join(c.State, "xmpp.pem")))
 	address := c.Standalone.Public
 	if address == "" {
 		if address = c.Standalone.Listen[0]; strings.HasSuffix(address, ":0") {

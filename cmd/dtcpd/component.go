@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/xml"
 	"errors"
+	"regexp"
 	"sync"
 	"time"
 
@@ -95,14 +96,20 @@ func (c *component) trace(log *logger, server string) *xmpp.Trace {
 	if log.verbose {
 		t.Element = func(sent bool, xml string) {
 			if sent {
-				log.say("to the server: %s", xml)
+				log.say("to the server: %s", withoutSecrets(xml))
 			} else {
-				log.say("from the server: %s", xml)
+				log.say("from the server: %s", withoutSecrets(xml))
 			}
 		}
 	}
 	return t
 }
+
+var secretAttribute = regexp.MustCompile(`( secret=)('[^']*'|"[^"]*")`)
+
+// withoutSecrets blanks the secrets of leases: who reads the log must not be able
+// to use them.
+func withoutSecrets(xml string) string { return secretAttribute.ReplaceAllString(xml, "$1'…'") }
 
 func (c *component) set(absence string) {
 	c.mu.Lock()

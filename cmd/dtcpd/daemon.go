@@ -26,10 +26,9 @@ const drainReport = 30 * time.Second
 // daemon is a relay, what connects it with XMPP, and what tells of it.
 type daemon struct {
 	config  atomic.Pointer[config] // replaced by SIGHUP
+	started *config                // with which it was started
 	log     *logger
 	relay   *relay.Relay
-	keys    *relay.Keyring
-	hosts   []relay.Host
 	xmpp    xmppSide
 	usage   *usageLog // nil: none is kept
 	metrics *metrics  // nil: nowhere
@@ -51,7 +50,7 @@ type xmppSide interface {
 // newDaemon opens everything that must be there for the daemon to be of use: a
 // failure is fatal, while what fails later is tried again.
 func newDaemon(c *config, log *logger) (d *daemon, err error) {
-	d = &daemon{log: log, ending: make(chan struct{})}
+	d = &daemon{started: c, log: log, ending: make(chan struct{})}
 	d.config.Store(c)
 	defer func() {
 		if err != nil {
@@ -67,7 +66,8 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 	if short := c.shortage(); short != "" {
 		log.say("warning: %s", short)
 	}
-	if d.keys, err = relay.LoadKeyring(c.Relay.KeyFile); err != nil {
+	keys, err := relay.LoadKeyring(c.Relay.KeyFile)
+	if err != nil {
 		return nil, err
 	}
 	for _, address := range c.Relay.Listen {
@@ -75,7 +75,8 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 			return nil, err
 		}
 	}
-	if d.hosts, err = d.leased(c); err != nil {
+	hosts, err := d.leased(c)
+	if err != nil {
 		return nil, err
 	}
 	if c.Usage.File != "" {
@@ -85,13 +86,13 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 	}
 	d.metrics = newMetrics(d)
 	d.relay, err = relay.New(relay.Config{
-		Domain: c.domain, Keys: d.keys, Node: c.Relay.Node, Hosts: d.hosts, Rules: c.rules,
+		Domain: c.domain, Keys: keys, Node: c.Relay.Node, Hosts: hosts, Rules: c.rules,
 		Usage: d.ended, Refused: d.refused,
 	})
 	if err != nil {
 		return nil, err
 	}
-	d.introduce()
+	log.say("%s", d.introduction(c, hosts))
 	if listen := *c.Metrics.Listen; listen != "" {
 		if err := d.metrics.listen(listen); err != nil {
 			return nil, err
@@ -112,18 +113,17 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 	return d, nil
 }
 
-// introduce says what the relay is, to those who read the log.
-func (d *daemon) introduce() {
-	c := d.config.Load()
+// introduction says what the relay is, to those who read the log.
+func (d *daemon) introduction(c *config, hosts []relay.Host) string {
 	var told []string
-	for _, h := range d.hosts {
+	for _, h := range hosts {
 		at := net.JoinHostPort(h.Addr, fmt.Sprint(h.Port))
 		if h.TLS != nil {
 			at += " (TLS)"
 		}
 		told = append(told, at)
 	}
-	d.log.say("relay %v is at %s, for %s", c.domain, strings.Join(told, ", "), allowed(c.rules.Allow))
+	return fmt.Sprintf("relay %v is at %s, for %s", d.started.domain, strings.Join(told, ", "), allowed(c.rules.Allow))
 }
 
 // port is an address that is listened at for as long as the daemon runs.
@@ -359,10 +359,10 @@ func (d *daemon) reload(load func() (*config, error)) {
 	if d.usage != nil {
 		d.usage.rotated()
 	}
-	old := d.config.Load()
 	c, err := load()
+	var hosts []relay.Host
 	if err == nil {
-		err = d.xmpp.reload()
+		hosts, err = d.replace(c)
 	}
 	if err != nil {
 		d.log.say("not reloaded, what was goes on: %v", err)
@@ -373,10 +373,31 @@ func (d *daemon) reload(load func() (*config, error)) {
 		d.usage.blur.Store(c.Usage.Blur)
 	}
 	d.config.Store(c)
-	d.log.say("reloaded: for %s", allowed(c.rules.Allow))
-	if keys := old.fixed(c); len(keys) > 0 {
+	d.log.say("reloaded: %s", d.introduction(c, hosts))
+	if keys := d.started.fixed(c); len(keys) > 0 {
 		d.log.say("changed, but only from the next start on: %s", strings.Join(keys, ", "))
 	}
+}
+
+// replace has the relay use the master keys and certificates that are there now,
+// and lease the addresses that c names. It is what can fail of a reload, and then
+// nothing has changed.
+func (d *daemon) replace(c *config) ([]relay.Host, error) {
+	if c.State != d.started.State {
+		return nil, fmt.Errorf("state is %s now, and was %s: master keys and accounts lie there, so restart dtcpd", c.State, d.started.State)
+	}
+	keys, err := relay.LoadKeyring(c.Relay.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := d.leased(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.xmpp.reload(); err != nil {
+		return nil, err
+	}
+	return hosts, d.relay.Replace(keys, hosts)
 }
 
 // fixed names the keys that differ and that only a start changes.
@@ -387,16 +408,11 @@ func (c *config) fixed(other *config) []string {
 			keys = append(keys, key)
 		}
 	}
-	note("state", c.State == other.State)
 	note("[component]", c.Component == other.Component && c.secret == other.secret)
 	a, b := c.Standalone, other.Standalone
 	note("[standalone]", (a == nil) == (b == nil) && (a == nil ||
 		a.Domain == b.Domain && a.Relay == b.Relay && a.Public == b.Public && slices.Equal(a.Listen, b.Listen)))
 	note("relay.listen", slices.Equal(c.Relay.Listen, other.Relay.Listen))
-	note("relay.public", slices.Equal(c.Relay.Public, other.Relay.Public))
-	note("relay.public_tls", slices.Equal(c.Relay.PublicTLS, other.Relay.PublicTLS))
-	note("relay.certificate", c.Relay.Certificate == other.Relay.Certificate && c.Relay.Key == other.Relay.Key)
-	note("relay.key_file", c.Relay.KeyFile == other.Relay.KeyFile)
 	note("relay.node", c.Relay.Node == other.Relay.Node)
 	note("metrics.listen", *c.Metrics.Listen == *other.Metrics.Listen)
 	note("usage.file", c.Usage.File == other.Usage.File)

@@ -72,8 +72,9 @@ func (f *flags) root() *cobra.Command {
 		Long: `dtcpd is the DTCP relay and XEP-0065 proxy of an XMPP domain, as a component of its
 server. With --standalone it is also a small XMPP server, and needs no other.
 
-SIGHUP reloads limits and access rules and reopens the usage log. SIGTERM lets
-streams end for a while; the second one does not.
+SIGHUP reloads limits, access rules, addresses, certificates and master keys, and
+reopens the usage log. SIGTERM lets streams end for a while; the second one does
+not.
 
 Exit status: 0 ok, 1 failed, 2 usage or configuration.`,
 		Example: `  dtcpd --example-config > /etc/dtcp/dtcpd.toml

@@ -55,7 +55,7 @@ func newMetrics(d *daemon) *metrics {
 	for _, kind := range questionKinds {
 		m.questions.WithLabelValues(kind)
 	}
-	for _, why := range []string{relay.EndedClosed, relay.EndedListener, relay.EndedDialer, relay.EndedQuota, relay.EndedShutdown} {
+	for _, why := range []string{relay.EndedClosed, relay.EndedListener, relay.EndedDialer, relay.EndedQuota, relay.EndedDenied, relay.EndedShutdown} {
 		m.endings.WithLabelValues(why)
 	}
 	for _, kind := range []string{relay.KindLease, relay.KindProxy} {

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -144,4 +147,46 @@ func (t *transcript) now() (string, <-chan struct{}) {
 		t.changed = make(chan struct{})
 	}
 	return t.b.String(), t.changed
+}
+
+// TestLogWithoutReader: the relay goes on when nobody reads its log any more, and
+// ends as it should.
+func TestLogWithoutReader(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		return // there is nothing like it
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "dtcpd.toml")
+	text := "[standalone]\ndomain = \"example.test\"\nlisten = [\"127.0.0.1:0\"]\n[relay]\nlisten = [\"127.0.0.1:0\"]\n[metrics]\nlisten = \"\"\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, stderr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: self, Args: []string{"dtcpd", "--config", file, "--data", filepath.Join(dir, "data")}, Stderr: stderr}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stderr.Close()
+	timer := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	in := bufio.NewReader(log)
+	for line := ""; !strings.Contains(line, "--trust"); {
+		if line, err = in.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log.Close()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
 }

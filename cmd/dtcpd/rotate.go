@@ -11,7 +11,7 @@ import (
 
 func (f *flags) rotateCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "rotate", Short: "Put a new master key in front of the old ones, for the next start", Args: noArguments,
+		Use: "rotate", Short: "Put a new master key in front of the old ones, for the next reload", Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			c, err := f.load()
 			if err != nil {
@@ -30,7 +30,7 @@ func (f *flags) rotateCommand() *cobra.Command {
 			if err := adopt(key, filepath.Dir(path)); err != nil {
 				return err
 			}
-			f.log.say("new master key in %s: restart dtcpd; leases under the old keys stay good", path)
+			f.log.say("new master key in %s: reload dtcpd (SIGHUP); leases under the old keys stay good", path)
 			return nil
 		},
 	}

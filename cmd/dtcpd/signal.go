@@ -16,6 +16,7 @@ func newSignals() *signals {
 	s := &signals{make(chan os.Signal, 1), make(chan os.Signal, 2)}
 	signal.Notify(s.reload, syscall.SIGHUP)
 	signal.Notify(s.end, syscall.SIGTERM, os.Interrupt)
+	signal.Ignore(syscall.SIGPIPE) // or the end of who reads the log would be that of the relay
 	return s
 }
 

@@ -2,18 +2,20 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"math"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/dtcp-relay/dtcp/internal/relay"
 )
 
-// maxUsageQueue is how many records wait for a slow disk; further ones are lost,
-// and counted.
-const maxUsageQueue = 4096
+// maxUsageQueue is how many records wait for a slow disk, far more than streams
+// can end at once; further ones are lost, and counted.
+const maxUsageQueue = 1 << 16
 
 // usageRecord is a line of the usage log: a stream that has ended.
 type usageRecord struct {
@@ -80,17 +82,24 @@ type usageLog struct {
 	path    string
 	log     *logger
 	blur    atomic.Bool
-	queue   chan relay.Usage
-	reopen  chan struct{}
 	lost    atomic.Int64
+	reopen  chan struct{}
+	wake    chan struct{} // there are records; closed by close
 	stopped chan struct{}
+
+	mu    sync.Mutex
+	queue []relay.Usage
+
+	// Of the goroutine that writes.
+	torn   bool  // the file ends within a line
+	failed int64 // records that were lost since one was written
 }
 
 // openUsageLog makes the file if it is not there; its directory must be.
 func openUsageLog(path string, blur bool, log *logger) (*usageLog, error) {
 	u := &usageLog{
-		path: path, log: log, queue: make(chan relay.Usage, maxUsageQueue),
-		reopen: make(chan struct{}, 1), stopped: make(chan struct{}),
+		path: path, log: log,
+		reopen: make(chan struct{}, 1), wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	u.blur.Store(blur)
 	f, err := u.open()
@@ -98,20 +107,49 @@ func openUsageLog(path string, blur bool, log *logger) (*usageLog, error) {
 		return nil, err
 	}
 	// Owned by the log; close ends it and waits for it.
-	go u.write(f)
+	go u.run(f)
 	return u, nil
 }
 
 func (u *usageLog) open() (*os.File, error) {
-	return os.OpenFile(u.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	f, err := os.OpenFile(u.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err == nil {
+		u.torn = endsTorn(u.path)
+	}
+	return f, err
+}
+
+// endsTorn reports whether a file ends within a line, as a full disk leaves it.
+func endsTorn(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false // it may be written, and not read
+	}
+	defer f.Close()
+	var last [1]byte
+	_, err = f.ReadAt(last[:], info.Size()-1)
+	return err == nil && last[0] != '\n'
 }
 
 // add never blocks.
 func (u *usageLog) add(record relay.Usage) {
-	select {
-	case u.queue <- record:
-	default:
+	u.mu.Lock()
+	full := len(u.queue) == maxUsageQueue
+	if !full {
+		u.queue = append(u.queue, record)
+	}
+	u.mu.Unlock()
+	if full {
 		u.lost.Add(1)
+		return
+	}
+	select {
+	case u.wake <- struct{}{}:
+	default: // it is awake
 	}
 }
 
@@ -125,16 +163,15 @@ func (u *usageLog) rotated() {
 
 // close writes what waits. Nobody may call add any more.
 func (u *usageLog) close() {
-	close(u.queue)
+	close(u.wake)
 	<-u.stopped
 }
 
-// write appends each record by one write of a whole line.
-func (u *usageLog) write(f *os.File) {
+// run writes what is put into the queue, until it is closed.
+func (u *usageLog) run(f *os.File) {
 	defer close(u.stopped)
 	defer func() { f.Close() }()
-	failing := false
-	for {
+	for more := true; more; {
 		select {
 		case <-u.reopen:
 			again, err := u.open()
@@ -144,25 +181,44 @@ func (u *usageLog) write(f *os.File) {
 			}
 			f.Close()
 			f = again
-		case record, more := <-u.queue:
-			if !more {
-				return
+		case _, more = <-u.wake:
+			u.mu.Lock()
+			records := u.queue
+			u.queue = nil
+			u.mu.Unlock()
+			for _, r := range records {
+				u.write(f, r)
 			}
-			line := newUsageRecord(record)
-			if u.blur.Load() {
-				line = blurredRecord(record)
-			}
-			text, err := json.Marshal(line)
-			if err == nil {
-				_, err = f.Write(append(text, '\n'))
-			}
-			if err != nil {
-				u.lost.Add(1)
-				if !failing { // once, not for every stream
-					u.log.say("usage log: %v", err)
-				}
-			}
-			failing = err != nil
 		}
+	}
+}
+
+// write appends a record by one write of a whole line.
+func (u *usageLog) write(w io.Writer, record relay.Usage) {
+	line := newUsageRecord(record)
+	if u.blur.Load() {
+		line = blurredRecord(record)
+	}
+	var text []byte
+	if u.torn { // so that only the line is lost that was being written
+		text = append(text, '\n')
+	}
+	marshaled, err := json.Marshal(line)
+	if err == nil {
+		text = append(append(text, marshaled...), '\n')
+		var n int
+		if n, err = w.Write(text); n > 0 {
+			u.torn = text[n-1] != '\n'
+		}
+	}
+	switch {
+	case err != nil:
+		u.lost.Add(1)
+		if u.failed++; u.failed == 1 { // once, not for every stream
+			u.log.say("usage log: %v: records are lost until it can be written again", err)
+		}
+	case u.failed > 0:
+		u.log.say("usage log: it is written again; %d records are lost", u.failed)
+		u.failed = 0
 	}
 }

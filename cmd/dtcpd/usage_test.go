@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +79,92 @@ func TestUsageLogRotates(t *testing.T) {
 	}
 	if said.Len() > 0 {
 		t.Errorf("said %s", said.String())
+	}
+}
+
+// disk is a file on a disk that has room for some more bytes.
+type disk struct {
+	strings.Builder
+	room int
+}
+
+func (d *disk) Write(b []byte) (int, error) {
+	n := min(len(b), d.room)
+	d.room -= n
+	d.Builder.Write(b[:n])
+	if n < len(b) {
+		return n, syscall.ENOSPC
+	}
+	return n, nil
+}
+
+// TestUsageLogOnAFullDisk: what cannot be written is counted and said, once, and
+// spoils no other line.
+func TestUsageLogOnAFullDisk(t *testing.T) {
+	text, err := json.Marshal(newUsageRecord(sampleUsage()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := len(text) + 1
+	var said strings.Builder
+	u := &usageLog{log: newLog(&said)}
+	d := &disk{room: whole + 10}
+	for range 4 { // a whole one, a torn one, two for which there is no room
+		u.write(d, sampleUsage())
+	}
+	d.room = 1 // for the end of the torn line
+	u.write(d, sampleUsage())
+	d.room = 1000
+	u.write(d, sampleUsage())
+	u.write(d, sampleUsage())
+	want := string(text) + "\n" + string(text[:10]) + "\n" + string(text) + "\n" + string(text) + "\n"
+	if diff := cmp.Diff(want, d.String()); diff != "" {
+		t.Errorf("the file (-want +got):\n%s", diff)
+	}
+	if n := u.lost.Load(); n != 4 {
+		t.Errorf("%d are counted as lost, want 4", n)
+	}
+	wantSaid := "dtcpd: usage log: no space left on device: records are lost until it can be written again\n" +
+		"dtcpd: usage log: it is written again; 4 records are lost\n"
+	if diff := cmp.Diff(wantSaid, said.String()); diff != "" {
+		t.Errorf("said (-want +got):\n%s", diff)
+	}
+}
+
+// TestUsageLogAfterACrash: a line that was torn by the last run spoils none of
+// this.
+func TestUsageLogAfterACrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.jsonl")
+	if err := os.WriteFile(path, []byte(`{"time":"20`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u, err := openUsageLog(path, false, newLog(io.Discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.add(sampleUsage())
+	u.close()
+	text, err := os.ReadFile(path)
+	if _, rest, ok := strings.Cut(string(text), "\n"); err != nil || !ok || !json.Valid([]byte(rest)) {
+		t.Errorf("the file: %q, %v", text, err)
+	}
+}
+
+// TestUsageLogTakesAll: as many streams as there can be may end at once.
+func TestUsageLogTakesAll(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.jsonl")
+	u, err := openUsageLog(path, false, newLog(io.Discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const streams = defaultConnections
+	for range streams {
+		u.add(sampleUsage())
+	}
+	u.close()
+	text, err := os.ReadFile(path)
+	if n := strings.Count(string(text), "\n"); err != nil || n != streams || u.lost.Load() > 0 {
+		t.Errorf("%d lines, %v, %d lost; want %d", n, err, u.lost.Load(), streams)
 	}
 }
 

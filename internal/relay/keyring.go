@@ -60,8 +60,8 @@ func LoadKeyring(path string) (*Keyring, error) {
 }
 
 // RotateKeyring puts a new key in front of those in a file, as [LoadKeyring]
-// understands it, and lets go of the fourth. A relay seals with the new key from
-// its next start on; leases that are out stay good.
+// understands it, and lets go of the fourth. A relay seals with the new key when
+// it has loaded the file again; leases that are out stay good.
 func RotateKeyring(path string) error {
 	k, err := readKeyring(path)
 	if err == nil {
