@@ -26,6 +26,7 @@ const goldenFile = "testdata/grid.golden"
 const (
 	direct    = "direct"
 	relayed   = "relay"
+	either    = "either" // as it happens: nothing is promised
 	host      = "host"
 	mapped    = "mapped"
 	reflexive = "reflexive"
@@ -82,7 +83,7 @@ var (
 // A gridCell is what is expected when a host in one place asks one in another.
 type gridCell struct {
 	Requester, Responder string
-	Route                string   // direct or relay
+	Route                string   // direct, relay or either
 	Kinds                []string // of the listener's candidate, whichever is ready first
 	Why                  string
 	Punched              bool // nobody accepts: the route is there because both dial
@@ -109,7 +110,7 @@ func expect(a, b nature) gridCell {
 		}
 	}
 	var kinds, accepts, why []string
-	spoken := false
+	spoken, guessed := false, false
 	for _, f := range []struct {
 		name string
 		a, b side
@@ -137,6 +138,9 @@ func expect(a, b nature) gridCell {
 			why = append(why, "both keep ports over "+f.name+": punched")
 		case slices.Contains(ports, sequential) && slices.Contains(ports, kept):
 			why = append(why, "one keeps ports, the other's next one can be told: punched")
+		case f.a.ports == sequential && f.b.ports == sequential:
+			guessed = true
+			continue
 		default:
 			continue
 		}
@@ -148,6 +152,9 @@ func expect(a, b nature) gridCell {
 	switch {
 	case !spoken:
 		c.Why = "no family of addresses in common"
+		return c
+	case len(kinds) == 0 && guessed:
+		c.Route, c.Kinds, c.Why = either, []string{reflexive, relayed}, "both next ports would have to be told at once"
 		return c
 	case len(kinds) == 0:
 		c.Why = fmt.Sprintf("nobody accepts, and no port can be told: %s and %s", a.v4.ports, b.v4.ports)
