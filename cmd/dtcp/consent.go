@@ -59,6 +59,9 @@ func (c *consent) allow(ctx context.Context, r *dtcp.Request) error {
 	if err := c.mayAsk(ctx, r); err != nil {
 		return err
 	}
+	if r.Service == checkService && !r.Stranger {
+		return c.link.trust.admit(r)
+	}
 	if r.Service != fileService {
 		return stanza.NewError(stanza.ServiceUnavailable, "there is no service "+r.Service+" here, but "+fileService)
 	}

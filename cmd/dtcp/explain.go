@@ -207,6 +207,9 @@ func allowHint(e *dialError) string {
 }
 
 func listenHint(e *dialError) string {
+	if e.service == checkService {
+		return fmt.Sprintf("is dtcp listen or dtcp receive running there, with the account %v?", e.peer.Bare())
+	}
 	if e.service == fileService {
 		return fmt.Sprintf("is dtcp receive running there, with the account %v?", e.peer.Bare())
 	}

@@ -95,7 +95,7 @@ there or no path, 5 login failed or account in conflict, 130 interrupted.`,
 	root.AddCommand(
 		t.demoCommand(), t.loginCommand(), t.logoutCommand(), t.accountsCommand(),
 		t.sendCommand(), t.receiveCommand(),
-		t.listenCommand(), t.dialCommand(), t.forwardCommand(), t.peersCommand(),
+		t.listenCommand(), t.dialCommand(), t.forwardCommand(), t.checkCommand(), t.peersCommand(),
 	)
 	return root
 }

@@ -262,14 +262,23 @@ func hostile(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
-// took says on which path a stream is. With loud it tells people, too; a stream
-// that is less than encrypted and authenticated is never a secret.
-func (o *output) took(c *dtcp.Conn, loud bool) {
+// pathOf describes the path of a stream.
+func pathOf(c *dtcp.Conn) pathEvent {
 	p := c.Path()
 	e := pathEvent{
 		Event: "path", Peer: c.Peer(), Kind: string(p.Kind), Local: p.Local.String(), Remote: p.Remote.String(),
 		Relay: p.Relay, SetupMS: milliseconds(p.Setup),
 	}
+	if !p.Fingerprint.IsZero() {
+		e.Fingerprint = p.Fingerprint.String()
+	}
+	return e
+}
+
+// took says on which path a stream is. With loud it tells people, too; a stream
+// that is less than encrypted and authenticated is never a secret.
+func (o *output) took(c *dtcp.Conn, loud bool) {
+	p, e := c.Path(), pathOf(c)
 	safety := "encrypted and authenticated"
 	if p.Fingerprint.IsZero() {
 		safety = "NOT authenticated, but encrypted"
@@ -277,19 +286,21 @@ func (o *output) took(c *dtcp.Conn, loud bool) {
 			safety = "NOT authenticated, NOT encrypted"
 		}
 		loud = true
-	} else {
-		e.Fingerprint = p.Fingerprint.String()
 	}
 	o.event(e)
-	way := "direct"
-	if p.Relay != "" {
-		way = "through the relay " + p.Relay
-	}
 	say := o.trace
 	if loud && o.events != o.stderr {
 		say = o.say
 	}
-	say("stream with %v: %s (%s, %v to %v), %s, set up in %.0f ms", c.Peer(), way, p.Kind, p.Local, p.Remote, safety, e.SetupMS)
+	say("stream with %v: %s (%s, %v to %v), %s, set up in %.0f ms", c.Peer(), wayOf(p), p.Kind, p.Local, p.Remote, safety, e.SetupMS)
+}
+
+// wayOf says in a few words which way a path is.
+func wayOf(p dtcp.Path) string {
+	if p.Relay != "" {
+		return "through the relay " + p.Relay
+	}
+	return "direct"
 }
 
 // ended says that a stream is over, and ended well.

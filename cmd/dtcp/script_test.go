@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 // scripts is how many there are: a folder that moved would pass silently.
-const scripts = 32
+const scripts = 33
 
 // TestScripts runs the promises of the command line, one script each, against
 // an XMPP server on loopback that each script has for itself. The scripts know

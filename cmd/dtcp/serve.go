@@ -116,7 +116,7 @@ func (s *server) full() error {
 // stream.
 func (s *server) admitting(allow func(context.Context, *dtcp.Request) error) func(context.Context, *dtcp.Request) error {
 	return func(ctx context.Context, r *dtcp.Request) error {
-		if err := allow(ctx, r); err != nil {
+		if err := allow(ctx, r); err != nil || r.Service == checkService {
 			return err
 		}
 		s.mu.Lock()
@@ -208,27 +208,29 @@ func (s *server) watch(trace *dtcp.Trace) {
 		}
 	}
 	trace.Offered = func(stream string, peer jid.JID, service string, requester bool) {
-		s.mu.Lock()
-		s.negotiating[stream] = peer
-		s.begun[peer]++
-		s.settle(peer)
-		s.mu.Unlock()
+		if service != checkService {
+			s.mu.Lock()
+			s.negotiating[stream] = peer
+			s.begun[peer]++
+			s.settle(peer)
+			s.mu.Unlock()
+		}
 		if offered != nil {
 			offered(stream, peer, service, requester)
 		}
 	}
 	trace.Ended = func(stream string, d time.Duration, err error) {
 		s.mu.Lock()
-		peer := s.negotiating[stream]
+		peer, places := s.negotiating[stream]
 		delete(s.negotiating, stream)
-		if err != nil {
+		if err != nil && places {
 			s.freePlace(peer) // else it is its stream's
 		}
 		s.mu.Unlock()
 		if ended != nil {
 			ended(stream, d, err)
 		}
-		if err != nil && !errors.Is(err, dtcp.ErrClosed) {
+		if err != nil && places && !errors.Is(err, dtcp.ErrClosed) {
 			what, _ := explain(&dialError{peer: peer, err: err})
 			if noPath := (*dtcp.NoPathError)(nil); errors.As(err, &noPath) {
 				what = "no path: " + reason(noPath.Err)
@@ -255,6 +257,14 @@ func (s *server) serve(ctx context.Context) error {
 				err = &toldError{err}
 			}
 			return err
+		}
+		if conn.Service() == checkService {
+			// Owned by serve, which waits for it; closing takes 2 s at most.
+			streams.Go(func() {
+				s.out.say("%v checks the path: %s", conn.Peer(), wayOf(conn.Path()))
+				conn.Close()
+			})
+			continue
 		}
 		if s.once {
 			return s.serveOne(ctx, conn)

@@ -78,6 +78,73 @@ func TestServerTakesAPlaceWithTheRequest(t *testing.T) {
 	}
 }
 
+// A request that the Endpoint refuses after all gives its place back, and no other
+// does; strangers have a few places in all.
+func TestServerRefusedAfterAll(t *testing.T) {
+	s := &server{tool: &tool{out: newOutput(io.Discard, io.Discard)}, noun: "transfer", max: 16}
+	s.open()
+	var trace dtcp.Trace
+	s.watch(&trace)
+	strange := true
+	allow := s.admitting(func(_ context.Context, r *dtcp.Request) error {
+		r.Stranger = strange
+		return nil
+	})
+	var requests []*dtcp.Request
+	for i := range maxStrangers + 1 {
+		r := &dtcp.Request{From: romeo, Ephemeral: i == 0}
+		if i > 1 {
+			r.From = juliet
+		}
+		if err := allow(t.Context(), r); (err == nil) != (i < maxStrangers) {
+			t.Errorf("stranger %d: %v", i, err)
+		}
+		requests = append(requests, r)
+	}
+	if !s.isEphemeral(romeo) || s.isEphemeral(juliet) {
+		t.Error("who has announced what is mixed up")
+	}
+	strange = false
+	known := &dtcp.Request{From: juliet}
+	if err := allow(t.Context(), known); err != nil {
+		t.Errorf("strangers keep others out: %v", err)
+	}
+	want := func(places int, when string) {
+		t.Helper()
+		if s.places != places {
+			t.Errorf("%s: %d places are taken, want %d", when, s.places, places)
+		}
+	}
+	want(maxStrangers+1, "all let in")
+	trace.Offered("s1", romeo, fileService, false)
+	trace.Refused(requests[1], errors.New("no relay any more"))
+	want(maxStrangers, "one of two requests refused")
+	trace.Refused(requests[1], errors.New("again"))
+	trace.Refused(requests[4], errors.New("was never let in"))
+	want(maxStrangers, "refused, and never let in")
+	trace.Ended("s1", time.Second, dtcp.ErrClosed)
+	want(maxStrangers-1, "the other negotiation ended")
+	if len(s.strangers) != 1 {
+		t.Errorf("%d strangers are remembered, want one", len(s.strangers))
+	}
+	for i, stream := range []string{"s2", "s3", "s4"} {
+		trace.Offered(stream, juliet, fileService, false)
+		trace.Ended(stream, time.Second, dtcp.ErrClosed)
+		want(2-i, stream)
+	}
+	if len(s.admitted)+len(s.begun)+len(s.strangers)+len(s.negotiating) != 0 {
+		t.Errorf("remembered for ever: %v %v %v %v", s.admitted, s.begun, s.strangers, s.negotiating)
+	}
+
+	// A check of the path takes none.
+	if err := allow(t.Context(), &dtcp.Request{From: romeo, Service: checkService}); err != nil {
+		t.Errorf("a check is refused: %v", err)
+	}
+	trace.Offered("s5", romeo, checkService, false)
+	trace.Ended("s5", time.Second, errors.New("no path"))
+	want(0, "after a check")
+}
+
 // A place that nobody was given is not given twice.
 func TestServerGivesNoPlaceToThoseRefused(t *testing.T) {
 	s := &server{tool: &tool{out: newOutput(io.Discard, io.Discard)}, noun: "stream", once: true, max: 1}

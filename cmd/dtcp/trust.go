@@ -106,10 +106,10 @@ func (g *guest) allow(_ context.Context, r *dtcp.Request) error {
 	if !g.isAllowed(r.From) {
 		return stanza.NewError(stanza.Forbidden, r.From.Bare().String()+" is not allowed here")
 	}
-	if !r.Stock && r.Service != g.service {
+	if !r.Stock && r.Service != g.service && r.Service != checkService {
 		return stanza.NewError(stanza.ServiceUnavailable, "there is no service "+r.Service+" here, but "+g.service)
 	}
-	if err := g.busy(); err != nil {
+	if err := g.busy(); err != nil && r.Service != checkService {
 		return err
 	}
 	return g.trust.admit(r)
