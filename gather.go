@@ -94,6 +94,7 @@ func (e *Endpoint) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		e.relays.forget()
 		e.punching.forget()
 		if e.mapper != nil {
 			e.mapper.Refresh()

@@ -61,7 +61,8 @@ func (s *session) serveRelay(l *lease) {
 		s.post(input{event: event{kind: tick}, failure: &Attempt{Candidate: via, Ours: true, Err: err}})
 		var refused *RelayError
 		switch {
-		case !errors.As(err, &refused):
+		case !errors.As(err, &refused), refused.Reason == wire.Shutdown, refused.Reason == wire.Full:
+			// It may be another the next time: it restarts, or has room again.
 		case slices.Contains([]string{wire.Expired, wire.BadLease, wire.WrongNode}, refused.Reason):
 			if l, err = s.e.relays.after(s.legs, l); err != nil {
 				return

@@ -2,6 +2,7 @@ package dtcp
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"time"
@@ -32,23 +33,25 @@ func (p *proxyService) candidates(sid string) []Candidate {
 	return []Candidate{c}
 }
 
-// askProxy asks a proxy for its address (XEP-0065, 4); nil if it does not tell
-// one that can be used.
-func (r *relays) askProxy(ctx context.Context, proxy jid.JID) *proxyService {
+// errNoStreamhost is why a proxy cannot be used.
+var errNoStreamhost = errors.New("a proxy that tells no address that can be used")
+
+// askProxy asks a proxy for its address (XEP-0065, 4).
+func (r *relays) askProxy(ctx context.Context, proxy jid.JID) (*proxyService, error) {
 	answer, err := r.signaling.RoundTrip(ctx, stanza.IQ{
 		Header: stanza.Header{To: proxy}, Type: stanza.Get, Payload: stanza.New(nsBytestreams, "query"),
 	})
 	if err != nil {
-		return nil // it does not serve us
+		return nil, err
 	}
 	for _, h := range answer.Payload.All(nsBytestreams, "streamhost") {
 		c, ok := parseCandidate(stanza.New(NSSession, "candidate").With("type", string(Proxy)).
 			With("addr", h.Attr("host")).With("port", h.Attr("port")).With("jid", h.Attr("jid")).With("sid", "-"))
 		if ok {
-			return &proxyService{jid: proxy, host: c}
+			return &proxyService{jid: proxy, host: c}, nil
 		}
 	}
-	return nil
+	return nil, errNoStreamhost
 }
 
 // Pauses between two attempts to activate: the peer connects when it may, and
@@ -62,6 +65,13 @@ const (
 // candidate names, and has it activated as soon as the peer is there, too. It
 // is a goroutine of the session's own.
 func (s *session) serveProxy(p *proxyService, c Candidate) {
+	// Not before the peer may connect, too: its user may have to be asked, and a
+	// proxy waits for nobody that long.
+	select {
+	case <-s.begun:
+	case <-s.legs.Done():
+		return
+	}
 	ctx, cancel := context.WithTimeout(s.legs, attemptTime)
 	defer cancel()
 	conn, err := s.e.connectProxy(ctx, c, nil, s.local, s.peer)
@@ -79,18 +89,18 @@ func (s *session) serveProxy(p *proxyService, c Candidate) {
 	s.acceptRelayed(newTransport(conn), c)
 }
 
-// activate asks the proxy to join the two connections until it does.
+// activate asks the proxy to join the two connections until it does, or until
+// that is forbidden.
 func (s *session) activate(ctx context.Context, p *proxyService) error {
 	q := stanza.IQ{Header: stanza.Header{To: p.jid}, Type: stanza.Set, Payload: stanza.New(nsBytestreams, "query",
 		stanza.New(nsBytestreams, "activate", stanza.Text(s.peer.String()))).With("sid", s.key)}
 	for pause := activatePause; ; pause = min(2*pause, activatePauseMax) {
 		_, err := s.e.signaling.RoundTrip(ctx, q)
-		if err == nil {
+		var refused *stanza.Error
+		switch {
+		case err == nil:
 			return nil
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		case errors.As(err, &refused) && refused.Condition == stanza.Forbidden, rest(ctx, pause) != nil:
 			return err
 		}
 	}

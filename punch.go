@@ -54,6 +54,19 @@ func (a *attempt) punch(remote netip.AddrPort) (net.Conn, error) {
 	}
 }
 
+// holes picks what is dialed from the punch port: what was observed first, for
+// behind a mapping there is no need for a hole as a rule.
+func holes(targets []Candidate) (found []Candidate) {
+	for _, kind := range []CandidateType{Reflexive, Mapped} {
+		for _, c := range targets {
+			if c.Type == kind && len(found) < maxPunched {
+				found = append(found, c)
+			}
+		}
+	}
+	return found
+}
+
 // hostAt reports whether we also dial the peer at a listening port of its own at
 // the same address: there is no NAT, but perhaps a firewall.
 func (s *session) hostAt(addr netip.Addr) bool {

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -168,5 +169,26 @@ func TestManyPunched(t *testing.T) {
 		if len(used) != 2*each {
 			t.Errorf("%d streams, want %d", len(used), 2*each)
 		}
+	})
+}
+
+// TestHolesForWhatWasObserved: of a peer's many addresses the two that are dialed
+// from the punch port are those that were observed, and a mapping, whose gateway
+// may not be the last, takes no place of theirs.
+func TestHolesForWhatWasObserved(t *testing.T) {
+	home := places[2]
+	o := &relayOptions{a: links[0].trip, b: links[0].trip, addresses: 2}
+	more := func(_ string, q *query) {
+		q.candidates = append([]dtcp.Candidate{
+			{Type: dtcp.Mapped, Addr: netip.MustParseAddrPort("203.0.113.77:4000")},
+			{Type: dtcp.Mapped, Addr: netip.MustParseAddrPort("203.0.113.78:4000")},
+		}, q.candidates...)
+	}
+	story(t, options{link: links[0], relay: o, place: among(home, home), intercept: lying(more)}, func(w *world) {
+		near, far, after := w.a.stream(w.b)
+		if near.Path().Kind != dtcp.Reflexive || after != 290*time.Millisecond {
+			t.Errorf("path %+v after %v", near.Path(), after)
+		}
+		w.wantTransfer(near, far)
 	})
 }

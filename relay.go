@@ -31,7 +31,7 @@ const (
 	lookTime     = 10 * time.Second // for the whole
 	refusedPause = 10 * time.Minute // before who refused us, or has nothing, is asked again
 	retryMin     = 2 * time.Second  // after what may be temporary; doubles
-	retryMax     = 5 * time.Minute
+	retryMax     = time.Minute
 	proxyLife    = time.Hour // before the addresses of a proxy are asked for again
 )
 
@@ -53,6 +53,7 @@ type relays struct {
 	named     []jid.JID // asked in place of those of our server; nil: find them
 	resolve   func(context.Context, Candidate) ([]netip.AddrPort, error)
 	stale     chan *lease   // a relay has refused it
+	moved     chan struct{} // capacity 1: the network may be another
 	looked    chan struct{} // closed when the first search is over
 
 	mu      sync.Mutex
@@ -61,7 +62,7 @@ type relays struct {
 }
 
 func newRelays(s Signaling, named []jid.JID) *relays {
-	return &relays{signaling: s, named: named, stale: make(chan *lease, 1), looked: make(chan struct{}), changed: make(chan struct{})}
+	return &relays{signaling: s, named: named, stale: make(chan *lease, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // run searches and renews until ctx ends.
@@ -73,14 +74,17 @@ func (r *relays) run(ctx context.Context) {
 		select {
 		case <-timer.C:
 		case l := <-r.stale:
-			if l != r.current().lease {
-				continue // it is gone already
+			if known := r.get(); known.lease == l { // otherwise it is gone already
+				r.set(relaying{err: errLeaseRefused, stun: known.stun})
+			} else {
+				continue
 			}
-			r.set(relaying{})
+		case <-r.moved:
+			retry = retryMin
 		case <-ctx.Done():
 			return
 		}
-		found := r.look(ctx, r.current().lease)
+		found := r.look(ctx, r.get().lease) // though it be over: its relay may just have been away
 		r.set(found)
 		if first {
 			first = false
@@ -116,20 +120,42 @@ func (r *relays) set(k relaying) {
 	r.changed = make(chan struct{})
 }
 
-// current returns what is known now, and nothing if r is nil.
+// get returns what was found last.
+func (r *relays) get() relaying {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.known
+}
+
+// current returns what is of use now, and nothing if r is nil.
 func (r *relays) current() relaying {
 	if r == nil {
 		return relaying{}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l := r.known.lease; l != nil && !time.Now().Before(l.ends) {
-		return relaying{err: errLeaseOver, stun: r.known.stun}
+	known := r.get()
+	if l := known.lease; l != nil && !time.Now().Before(l.ends) {
+		return relaying{err: errors.Join(errLeaseOver, known.err), stun: known.stun}
 	}
-	return r.known
+	return known
 }
 
-var errLeaseOver = errors.New("the lease is over, and was not renewed")
+// forget has the search begun anew, for addresses may be others in another
+// network, and the login is soon back. A lease is good until then.
+func (r *relays) forget() {
+	if r == nil {
+		return
+	}
+	select {
+	case r.moved <- struct{}{}:
+	default:
+	}
+}
+
+// Why there is no lease for a while.
+var (
+	errLeaseOver    = errors.New("the lease is over, and was not renewed")
+	errLeaseRefused = errors.New("it no longer honours our lease, and is asked for another")
+)
 
 // await returns what is known when the first search is over.
 func (r *relays) await(ctx context.Context) relaying {
@@ -176,7 +202,7 @@ func (r *relays) look(ctx context.Context, old *lease) relaying {
 	var asked sync.WaitGroup
 	if old == nil {
 		// Owned and waited for by this call; ctx ends it.
-		asked.Go(func() { servers = r.stunServers(ctx) })
+		asked.Go(func() { servers = r.stunServers(ctx, servers) })
 	}
 	found := r.find(ctx, old)
 	asked.Wait()
@@ -225,8 +251,11 @@ func (r *relays) find(ctx context.Context, old *lease) relaying {
 	}
 	for i, entity := range entities {
 		if kinds[i]["bytestreams"] && !kinds[i]["dtcp"] {
-			if found.proxy = r.askProxy(ctx, entity); found.proxy != nil {
+			if found.proxy, err = r.askProxy(ctx, entity); err == nil {
 				break
+			}
+			if r.named != nil {
+				found.err = errors.Join(found.err, fmt.Errorf("%v: %w", entity, err))
 			}
 		}
 	}
@@ -259,17 +288,17 @@ func (r *relays) entities(ctx context.Context) ([]jid.JID, error) {
 }
 
 // stunServers returns the STUN servers that our server knows and that speak TCP
-// (XEP-0215, 3.1).
-func (r *relays) stunServers(ctx context.Context) []Candidate {
+// (XEP-0215, 3.1), or those known if it does not say.
+func (r *relays) stunServers(ctx context.Context, known []Candidate) []Candidate {
 	server, err := jid.New("", r.signaling.LocalAddr().Domain(), "")
 	if err != nil {
-		return nil
+		return known
 	}
 	answer, err := r.signaling.RoundTrip(ctx, stanza.IQ{
 		Header: stanza.Header{To: server}, Type: stanza.Get, Payload: stanza.New(nsServices, "services").With("type", "stun"),
 	})
 	if err != nil {
-		return nil // many servers know none
+		return known // as a rule none: few servers know any
 	}
 	var found []Candidate
 	for _, s := range answer.Payload.All(nsServices, "service") {

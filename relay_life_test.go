@@ -1,6 +1,7 @@
 package dtcp_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -216,5 +217,62 @@ func TestRelayQuota(t *testing.T) {
 		if d.err == nil || !strings.Contains(d.err.Error(), "used up") {
 			t.Errorf("Dial: %v; want it to say that the quota is used up", d.err)
 		}
+	})
+}
+
+// TestLeaseComesBack: the relay, or our login, is away for longer than a lease
+// lives. The error says so meanwhile, and soon after it is back so is the lease.
+func TestLeaseComesBack(t *testing.T) {
+	m := &moody{}
+	story(t, options{link: links[0], relay: &relayOptions{run: m}, config: func(p *peer) {
+		relayed("A")(p)
+		if m.now == nil {
+			m.now = newRelay(t, relay.NewKeyring(), relay.Limits{})
+		}
+	}}, func(w *world) {
+		defer func() { w.check(m.now.(*relay.Relay).Close()) }()
+		m.down.Store(true)
+		<-time.After(10 * time.Hour)
+		d := <-w.a.dial(w.patience(), w.b)
+		if !errors.Is(d.err, dtcp.ErrPolicy) || !strings.Contains(d.err.Error(), "was not renewed") || !strings.Contains(d.err.Error(), "remote-server-timeout") {
+			t.Errorf("Dial: %v; want it to say what became of the lease, and why", d.err)
+		}
+		m.down.Store(false)
+		<-time.After(time.Minute + time.Second)
+		near, far, _ := w.a.stream(w.b)
+		w.wantTransfer(near, far)
+	})
+}
+
+// TestLeaseRefusedAtEnd: a session has a lease that is over by our clock, too, by
+// the time that the relay refuses it. Another is asked for, whatever the clock.
+func TestLeaseRefusedAtEnd(t *testing.T) {
+	m := &moody{}
+	story(t, options{link: links[0], relay: &relayOptions{run: m}, config: func(p *peer) {
+		relayed("A")(p)
+		if m.now == nil {
+			m.now = newRelay(t, relay.NewKeyring(), relay.Limits{})
+		}
+		if p.host.Name() == "B" { // who is in no hurry
+			p.config.Allow = func(context.Context, *dtcp.Request) error {
+				<-time.After(150 * time.Second)
+				return nil
+			}
+		}
+	}}, func(w *world) {
+		defer func() { w.check(m.now.(*relay.Relay).Close()) }()
+		<-time.After(29 * time.Minute) // the lease has half an hour and a minute to live
+		m.down.Store(true)
+		<-time.After(30 * time.Minute)
+		result := w.a.dial(w.patience(), w.b)
+		<-time.After(70 * time.Second) // it is over
+		w.check(m.now.(*relay.Relay).Close())
+		m.become(newRelay(t, relay.NewKeyring(), relay.Limits{}))
+		m.down.Store(false)
+		far, err := w.b.Accept(w.patience())
+		w.check(err)
+		d := <-result
+		w.check(d.err)
+		w.wantTransfer(d.conn, far)
 	})
 }

@@ -128,9 +128,9 @@ func (s *session) begin(peer offer, rules dialRules) {
 		// accepted ones come after them.
 		s.targets = append(s.targets, c)
 		e.targets = append(e.targets, connection{id: len(s.targets), direct: c.Type.direct()})
-		if s.port != nil && len(s.holes) < maxPunched && (c.Type == Reflexive || c.Type == Mapped) {
-			s.holes = append(s.holes, c)
-		}
+	}
+	if s.port != nil {
+		s.holes = holes(s.targets)
 	}
 	s.post(input{event: e})
 }
