@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/dtcp-relay/dtcp/internal/relay"
@@ -49,39 +50,43 @@ type xmppSide interface {
 
 // newDaemon opens everything that must be there for the daemon to be of use: a
 // failure is fatal, while what fails later is tried again.
-func newDaemon(c *config, log *logger) (d *daemon, err error) {
-	d = &daemon{started: c, log: log, ending: make(chan struct{})}
+func newDaemon(c *config, log *logger) (*daemon, error) {
+	d := &daemon{started: c, log: log, ending: make(chan struct{})}
 	d.config.Store(c)
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
-	if err := os.MkdirAll(c.State, 0o700); err != nil {
+	if err := d.open(c); err != nil {
+		d.close()
 		return nil, err
 	}
+	return d, nil
+}
+
+// open opens it all; what is open when it fails is for close.
+func (d *daemon) open(c *config) error {
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return err
+	}
 	if c.Component.SecretFile != "" && exposed(c.Component.SecretFile) {
-		log.say("warning: all users can read %s: chmod o= it", c.Component.SecretFile)
+		d.log.say("warning: all users can read %s: chmod o= it", c.Component.SecretFile)
 	}
 	if short := c.shortage(); short != "" {
-		log.say("warning: %s", short)
+		d.log.say("warning: %s", short)
 	}
 	keys, err := relay.LoadKeyring(c.Relay.KeyFile)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, address := range c.Relay.Listen {
-		if err := d.listen("relay", address); err != nil {
-			return nil, err
+		if err := d.listen(relayPort, address); err != nil {
+			return err
 		}
 	}
 	hosts, err := d.leased(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if c.Usage.File != "" {
-		if d.usage, err = openUsageLog(c.Usage.File, c.Usage.Blur, log); err != nil {
-			return nil, fmt.Errorf("usage log: %w", err)
+		if d.usage, err = openUsageLog(c.Usage.File, c.Usage.Blur, d.log); err != nil {
+			return fmt.Errorf("usage log: %w", err)
 		}
 	}
 	d.metrics = newMetrics(d)
@@ -90,12 +95,12 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 		Usage: d.ended, Refused: d.refused,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	log.say("%s", d.introduction(c, hosts))
+	d.log.say("%s", d.introduction(c, hosts))
 	if listen := *c.Metrics.Listen; listen != "" {
 		if err := d.metrics.listen(listen); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, p := range d.ports {
@@ -107,10 +112,10 @@ func newDaemon(c *config, log *logger) (d *daemon, err error) {
 		d.xmpp = &component{}
 	}
 	if err := d.xmpp.start(d); err != nil {
-		return nil, err
+		return err
 	}
 	d.metrics.serve()
-	return d, nil
+	return nil
 }
 
 // introduction says what the relay is, to those who read the log.
@@ -126,9 +131,15 @@ func (d *daemon) introduction(c *config, hosts []relay.Host) string {
 	return fmt.Sprintf("relay %v is at %s, for %s", d.started.domain, strings.Join(told, ", "), allowed(c.rules.Allow))
 }
 
+// What ports are of.
+const (
+	relayPort = "relay"
+	xmppPort  = "XMPP"
+)
+
 // port is an address that is listened at for as long as the daemon runs.
 type port struct {
-	what     string                 // "relay" or "XMPP"
+	what     string                 // relayPort or xmppPort
 	address  string                 // of the configuration; with the port that the system chose
 	listener net.Listener           // the first one
 	served   bool                   // then it is serve's
@@ -137,9 +148,9 @@ type port struct {
 
 // listen opens a port; serve serves it.
 func (d *daemon) listen(what, address string) error {
-	l, err := net.Listen("tcp", address)
+	l, err := listenAt(what, address)
 	if err != nil {
-		return fmt.Errorf("%s port: %w", what, err)
+		return err
 	}
 	host, _, _ := net.SplitHostPort(address)
 	_, number, err := net.SplitHostPort(l.Addr().String())
@@ -149,6 +160,20 @@ func (d *daemon) listen(what, address string) error {
 	}
 	d.ports = append(d.ports, &port{what: what, address: net.JoinHostPort(host, number), listener: l})
 	return nil
+}
+
+// listenAt opens a port; the error says what to do.
+func listenAt(what, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s port: %w: does dtcpd run already, or something else there?", what, err)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("%s port: %w: ports below 1024 need CAP_NET_BIND_SERVICE", what, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s port: %w", what, err)
+	}
+	return l, nil
 }
 
 // serve serves p by f, which closes the listener it takes, and returns nil when
@@ -214,6 +239,9 @@ func (d *daemon) leased(c *config) ([]relay.Host, error) {
 		}
 		private := false
 		for _, p := range d.ports {
+			if p.what != relayPort {
+				continue
+			}
 			for _, a := range reachable(p.listener.Addr(), own) {
 				if a.Addr().IsPrivate() {
 					private = true
@@ -383,8 +411,11 @@ func (d *daemon) reload(load func() (*config, error)) {
 // and lease the addresses that c names. It is what can fail of a reload, and then
 // nothing has changed.
 func (d *daemon) replace(c *config) ([]relay.Host, error) {
-	if c.State != d.started.State {
-		return nil, fmt.Errorf("state is %s now, and was %s: master keys and accounts lie there, so restart dtcpd", c.State, d.started.State)
+	switch was := d.started; {
+	case c.State != was.State:
+		return nil, fmt.Errorf("state is %s now, and was %s: master keys and accounts lie there, so restart dtcpd", c.State, was.State)
+	case c.domain != was.domain || c.parent() != was.parent(): // whom it is for by default, too
+		return nil, fmt.Errorf("it is for %v of %s now, and was for %v of %s: restart dtcpd", c.domain, c.parent(), was.domain, was.parent())
 	}
 	keys, err := relay.LoadKeyring(c.Relay.KeyFile)
 	if err != nil {

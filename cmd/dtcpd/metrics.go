@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -163,8 +162,8 @@ func truth(b bool) float64 {
 
 // listen opens the port of /metrics and /healthz, which serve begins to serve.
 func (m *metrics) listen(address string) (err error) {
-	if m.listener, err = net.Listen("tcp", address); err != nil {
-		return fmt.Errorf("metrics port: %w", err)
+	if m.listener, err = listenAt("metrics", address); err != nil {
+		return err
 	}
 	m.daemon.log.say("metrics are at http://%s/metrics", m.listener.Addr())
 	return nil

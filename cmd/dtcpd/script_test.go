@@ -30,7 +30,7 @@ import (
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"dtcpd": main}) }
 
 // scripts is how many there are: a folder that moved would pass silently.
-const scripts = 10
+const scripts = 11
 
 // TestScripts runs the promises of the command line, one script each. The
 // scripts know the commands of package testscript and those below, and find in

@@ -52,7 +52,7 @@ func (s *standalone) start(d *daemon) error {
 	}
 	first := len(d.ports)
 	for _, address := range c.Standalone.Listen {
-		if err := d.listen("XMPP", address); err != nil {
+		if err := d.listen(xmppPort, address); err != nil {
 			return err
 		}
 	}
