@@ -95,6 +95,7 @@ func (t *tool) forward(ctx context.Context, address string, peer jid.JID, servic
 	if err := l.gathered(bounded); err != nil {
 		return err
 	}
+	l.tellRefusal()
 	cancel()
 	f := &forwarder{link: l, peer: peer, service: service, dials: make(chan struct{}, maxDials)}
 	t.out.say("forwarding %v to the service %s of %v", local.Addr(), service, peer)

@@ -69,6 +69,29 @@ func (l *link) gathered(ctx context.Context) error {
 	}
 }
 
+// tellRefusal says that the relay of our server does not want us: who waits for
+// peers should not learn it by their absence.
+func (l *link) tellRefusal() {
+	r := l.endpoint.Report()
+	var answer *stanza.Error
+	if !l.relay.IsZero() || !r.Relay.IsZero() || !errors.As(r.RelayErr, &answer) || answerStatus(answer) != exitRefused {
+		return // or it was said
+	}
+	what, _ := explainNoRelay(&relayError{err: r.RelayErr})
+	l.out.say("%s; going on without it", what)
+}
+
+// refusals returns what relays have refused, once each.
+func refusals(e *dtcp.NoPathError) (found []*dtcp.RelayError) {
+	for _, a := range e.Attempts {
+		var refused *dtcp.RelayError
+		if errors.As(a.Err, &refused) && !slices.ContainsFunc(found, func(r *dtcp.RelayError) bool { return *r == *refused }) {
+			found = append(found, refused)
+		}
+	}
+	return found
+}
+
 // relayHint is what helps who has no relay.
 const relayHint = "whoever runs the XMPP server can add one, by dtcpd; --relay JID names another"
 
@@ -95,13 +118,10 @@ func explainNoRelay(e *relayError) (what string, hints []string) {
 // pathHints says what can be done when there is no path.
 func pathHints(e *dialError, noPath *dtcp.NoPathError) (hints []string) {
 	relayed := false
+	for _, refused := range refusals(noPath) {
+		hints = append(hints, refusedHint(refused))
+	}
 	for _, a := range noPath.Attempts {
-		var refused *dtcp.RelayError
-		if errors.As(a.Err, &refused) {
-			if h := refusedHint(refused); !slices.Contains(hints, h) {
-				hints = append(hints, h)
-			}
-		}
 		relayed = relayed || a.Candidate.Type == dtcp.Relay || a.Candidate.Type == dtcp.Proxy
 	}
 	if e.paths == dtcp.RelayOnly {

@@ -80,6 +80,7 @@ func (s *server) run(ctx context.Context, c linkConfig, ready func()) error {
 	if err := l.gathered(bounded); err != nil {
 		return err
 	}
+	l.tellRefusal()
 	cancel()
 	ready()
 	s.out.event(readyEvent{Event: "ready", Address: l.session.LocalAddr()})
@@ -234,6 +235,9 @@ func (s *server) watch(trace *dtcp.Trace) {
 			what, _ := explain(&dialError{peer: peer, err: err})
 			if noPath := (*dtcp.NoPathError)(nil); errors.As(err, &noPath) {
 				what = "no path: " + reason(noPath.Err)
+				for _, refused := range refusals(noPath) {
+					what += "; " + trimmed(refused)
+				}
 			}
 			s.out.say("no stream came about with %v: %s", peer, what)
 		}

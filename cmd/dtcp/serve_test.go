@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
@@ -68,11 +69,12 @@ func TestServerTakesAPlaceWithTheRequest(t *testing.T) {
 		if s.busy() == nil {
 			t.Errorf("%s: there is a place while all are taken", test.name)
 		}
-		trace.Ended("s1", time.Second, &dtcp.NoPathError{Peer: romeo, Err: errors.New("nothing is left")})
+		full := dtcp.Attempt{Ours: true, Err: &dtcp.RelayError{Relay: jid.MustParse("relay.example.org"), Reason: "full"}}
+		trace.Ended("s1", time.Second, &dtcp.NoPathError{Peer: romeo, Err: errors.New("nothing is left"), Attempts: []dtcp.Attempt{full, full}})
 		if err := allow(t.Context(), request); err != nil || allowed != 1 {
 			t.Errorf("%s: after a failed negotiation: %v", test.name, err)
 		}
-		if got := stderr.String(); got != "dtcp: no stream came about with romeo@example.org/orchard: no path: nothing is left\n" {
+		if got := stderr.String(); got != "dtcp: no stream came about with romeo@example.org/orchard: no path: nothing is left; the relay relay.example.org refused: it has no room at the moment; try again later (full)\n" {
 			t.Errorf("%s: says %q", test.name, got)
 		}
 	}
