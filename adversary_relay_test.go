@@ -196,9 +196,11 @@ func TestRelayReplays(t *testing.T) {
 			bentStory(t, bent, nil, func(w *world, _ *bentRelay) {
 				near, far, _ := w.a.stream(w.b)
 				w.wantTransfer(near, far)
+				mu.Lock()
 				if recorded.Len() < 500 {
 					t.Errorf("%d bytes recorded, want a handshake", recorded.Len())
 				}
+				mu.Unlock()
 				if d := <-w.a.dial(w.patience(), w.b); d.err == nil {
 					t.Error("a replay was taken for a session")
 				} else if e := new(dtcp.NoPathError); !errors.As(d.err, &e) {
