@@ -132,7 +132,7 @@ var layers = map[string]layer{
 	"lab": {
 		why:   "the harness drives programs from outside; only its benchmarks use the library, and gateways are asked for mappings directly",
 		may:   "golang.org/x/sys/unix",
-		tests: ". internal/gather internal/gather/portmap xmpp xmpp/jid xmpp/stanza github.com/google/go-cmp/cmp",
+		tests: ". internal/gather internal/gather/portmap internal/wire xmpp xmpp/jid xmpp/stanza github.com/google/go-cmp/cmp",
 	},
 	"lab/barepeer": {
 		why: "the program to compare with must have nothing of ours in it",
