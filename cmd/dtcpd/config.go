@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -170,7 +171,11 @@ func (c *config) parse(text []byte) error {
 	case errors.As(err, &syntax):
 		return fmt.Errorf("line %d: %s", syntax.Position.Line, syntax.Message)
 	case err != nil:
-		return errors.New(strings.TrimPrefix(err.Error(), "toml: "))
+		said := strings.TrimPrefix(err.Error(), "toml: ")
+		if m := wrongType.FindStringSubmatch(said); m != nil {
+			said = fmt.Sprintf("%s: %s is %s, and must be %s", m[1], m[2], typeName(m[3]), typeName(m[4]))
+		}
+		return errors.New(said)
 	}
 	var unknown []string
 	for _, key := range meta.Undecoded() {
@@ -184,6 +189,25 @@ func (c *config) parse(text []byte) error {
 		return fmt.Errorf("unknown key %s: see 'dtcpd --example-config'", strings.Join(unknown, ", "))
 	}
 	return nil
+}
+
+// wrongType is what package toml says of a value that is of another type than its
+// key.
+var wrongType = regexp.MustCompile(`^(line \d+) \(last key "(.*)"\): incompatible types: TOML value has type (.*); destination has type (.*)$`)
+
+// typeName is how people call a type of package toml.
+func typeName(of string) string {
+	switch of {
+	case "slice":
+		return "a list, in [ ]"
+	case "boolean", "bool":
+		return "true or false"
+	case "string":
+		return "a string"
+	case "int64":
+		return "a number"
+	}
+	return of
 }
 
 // complete sets the defaults and reads what the values stand for.
@@ -223,7 +247,38 @@ func (c *config) complete() error {
 	if err := c.identify(); err != nil {
 		return err
 	}
+	if err := c.ports(); err != nil {
+		return err
+	}
 	return c.rule()
+}
+
+// ports looks at the addresses that are listened at.
+func (c *config) ports() error {
+	check := func(key string, list ...string) error {
+		for _, address := range list {
+			_, port, err := net.SplitHostPort(address)
+			if err == nil {
+				_, err = net.LookupPort("tcp", port)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %q is neither :PORT nor ADDRESS:PORT", key, address)
+			}
+		}
+		return nil
+	}
+	if err := check("relay.listen", c.Relay.Listen...); err != nil {
+		return err
+	}
+	if c.Standalone != nil {
+		if err := check("standalone.listen", c.Standalone.Listen...); err != nil {
+			return err
+		}
+	}
+	if *c.Metrics.Listen == "" {
+		return nil
+	}
+	return check("metrics.listen", *c.Metrics.Listen)
 }
 
 // maxHosts is how many hosts a lease can name (Section 3 of protocol.md).
