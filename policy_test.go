@@ -86,13 +86,17 @@ var layers = map[string]layer{
 	},
 	"internal/relay": {
 		why: "a relay shares with an endpoint the wire, and with its server stanzas; it knows no session and no login",
-		may: "internal/firstbyte internal/pump internal/socks5 internal/wire xmpp/jid xmpp/stanza " +
+		may: "internal/epoll internal/firstbyte internal/pump internal/socks5 internal/wire xmpp/jid xmpp/stanza " +
 			"golang.org/x/sys/unix golang.org/x/time/rate",
 		tests: "internal/memnet github.com/google/go-cmp/cmp",
 	},
+	"internal/epoll": {
+		why:   "waiting for descriptors, whatever they are: the operating system alone",
+		may:   "golang.org/x/sys/unix",
+	},
 	"internal/pump": {
 		why:   "bytes between two connections, whatever they mean: the operating system alone",
-		may:   "golang.org/x/sys/unix",
+		may:   "internal/epoll golang.org/x/sys/unix",
 		tests: "internal/memnet",
 	},
 	"internal/memnet": {

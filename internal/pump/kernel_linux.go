@@ -35,7 +35,7 @@ func (p *Pump) startLoops() ([]*loop, error) {
 	}
 	n := p.config.Loops
 	if n <= 0 {
-		n = (runtime.GOMAXPROCS(0) + 1) / 2
+		n = (min(runtime.GOMAXPROCS(0), runtime.NumCPU()) + 1) / 2
 	}
 	var loops []*loop
 	for range n {

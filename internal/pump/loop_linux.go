@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dtcp-relay/dtcp/internal/epoll"
 )
 
 // A loop carries pairs of sockets. One goroutine runs it; its fields belong to
@@ -19,8 +21,7 @@ import (
 // same share.
 type loop struct {
 	pump    *Pump
-	epoll   int
-	bell    int // eventfd: something is new behind the mutex
+	poll    *epoll.Poll // is rung when something is new behind the mutex
 	started time.Time
 	pairs   atomic.Int64 // that it carries
 
@@ -30,7 +31,6 @@ type loop struct {
 	resets  []order
 	closing bool
 
-	events  [256]unix.EpollEvent
 	ready   []readiness
 	queue   []turn
 	next    []turn // the queue of the next round
@@ -54,39 +54,31 @@ type readiness struct {
 	events uint32
 }
 
+// watched is what epoll tells of every leg. That it can be written to is told of
+// those only that were full.
+const watched = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET&math.MaxUint32
+
+// place is how epoll names a leg.
+func (p *sockets) place(leg Direction) int32 { return p.slot<<1 | int32(leg) }
+
 // A turn is due to one direction of a pair.
 type turn struct {
 	pair *sockets
 	d    Direction
 }
 
-// bellEvent is told from places by its sign.
-const bellEvent = -1
-
 func newLoop(p *Pump) (*loop, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	poll, err := epoll.New()
 	if err != nil {
 		return nil, err
 	}
-	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		unix.Close(epoll)
-		return nil, err
-	}
-	l := &loop{pump: p, epoll: epoll, bell: bell, started: time.Now()}
-	err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: bellEvent})
-	if err != nil {
-		l.release()
-		return nil, err
-	}
-	return l, nil
+	return &loop{pump: p, poll: poll, started: time.Now()}, nil
 }
 
 // release closes the descriptors of the loop itself.
 func (l *loop) release() {
 	l.pipe.close()
-	unix.Close(l.bell)
-	unix.Close(l.epoll)
+	l.poll.Close()
 }
 
 // add lets the loop carry a pair. The pair is not to be touched afterwards. The
@@ -104,8 +96,8 @@ func (l *loop) add(p *sockets) error {
 		p.slot = int32(len(l.slots))
 		l.slots = append(l.slots, nil)
 	}
-	for leg := range p.fds {
-		if err := l.control(unix.EPOLL_CTL_ADD, p, Direction(leg)); err != nil {
+	for leg, fd := range p.fds {
+		if err := l.poll.Add(int(fd), watched, p.place(Direction(leg))); err != nil {
 			l.free = append(l.free, p.slot) // the caller closes both, which takes them out
 			return err
 		}
@@ -114,24 +106,13 @@ func (l *loop) add(p *sockets) error {
 	return nil
 }
 
-// control has epoll watch a leg, or look at it again.
-func (l *loop) control(op int, p *sockets, leg Direction) error {
-	return unix.EpollCtl(l.epoll, op, int(p.fds[leg]), &unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&math.MaxUint32,
-		Fd:     p.slot<<1 | int32(leg),
-	})
-}
-
-// ring wakes the loop.
-func (l *loop) ring() { unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
-
 func (l *loop) close() {
 	l.mu.Lock()
 	again := l.closing
 	l.closing = true
 	l.mu.Unlock()
 	if !again {
-		l.ring()
+		l.poll.Ring()
 	}
 }
 
@@ -140,11 +121,7 @@ func (l *loop) run() {
 	defer l.release()
 	for {
 		l.gather()
-		n, err := unix.EpollWait(l.epoll, l.events[:], l.timeout())
-		if err != nil {
-			n = 0 // EINTR: nothing else can happen to a valid descriptor
-		}
-		closing := l.collect(n)
+		closing := l.collect(l.poll.Wait(l.timeout()))
 		for _, r := range l.ready {
 			l.event(r.pair, r.leg, r.events)
 		}
@@ -165,33 +142,29 @@ const pause = 200 * time.Microsecond
 // segment makes a GB cost a third more. Where nothing is in bulk nobody waits.
 func (l *loop) gather() {
 	if l.bulk && len(l.queue) == 0 {
-		wait := unix.NsecToTimespec(int64(pause))
-		unix.Nanosleep(&wait, nil)
+		l.poll.Pause(pause)
 	}
 	l.bulk = false
 }
 
-// timeout is how long epoll may wait, in its milliseconds.
-func (l *loop) timeout() int {
+// timeout is how long to wait for events.
+func (l *loop) timeout() time.Duration {
 	switch {
 	case len(l.queue) > 0:
 		return 0
 	case len(l.due) == 0:
 		return -1
 	}
-	wait := l.due[0].at - time.Since(l.started)
-	return int(max(0, min((wait+time.Millisecond-1)/time.Millisecond, time.Hour/time.Millisecond)))
+	return max(0, l.due[0].at-time.Since(l.started))
 }
 
-// collect finds the pairs of n events, and does what was ordered from outside.
-// It reports whether the loop is to end.
-func (l *loop) collect(n int) (closing bool) {
+// collect finds the pairs of events, and does what was ordered from outside. It
+// reports whether the loop is to end.
+func (l *loop) collect(events []unix.EpollEvent) (closing bool) {
 	l.ready = l.ready[:0]
 	l.mu.Lock()
-	for _, e := range l.events[:n] {
-		if e.Fd == bellEvent {
-			var count [8]byte
-			unix.Read(l.bell, count[:])
+	for _, e := range events {
+		if e.Fd == epoll.Bell {
 			continue
 		}
 		if p := l.slots[e.Fd>>1]; p != nil {

@@ -33,6 +33,7 @@ type sockets struct {
 type leg struct {
 	readable bool // until a read finds nothing
 	full     bool // nothing can be written, until epoll says so
+	told     bool // epoll says so; not before that is needed, for most sockets are never full
 	ended    bool // an end or a failure is there to be read: no read is the last before it
 }
 
@@ -58,7 +59,7 @@ func (p *sockets) reset(_ *Pair, err error) {
 	}
 	l.mu.Unlock()
 	if alive {
-		l.ring()
+		l.poll.Ring()
 	}
 }
 
@@ -140,15 +141,23 @@ func (l *loop) piece(p *sockets, d Direction) int {
 	to := d.other()
 	free, enough := room(int(p.fds[to]))
 	if !enough {
-		p.legs[to].full = true
-		// Asks again, and so has the kernel tell: it has a note to do so only
-		// from who was refused, or has asked.
-		if err := l.control(unix.EPOLL_CTL_MOD, p, to); err != nil {
-			l.finish(p, err)
-		}
+		p.legs[to].told = false // the kernel tells who was refused, or who asks
+		l.await(p, to)
 		return 0
 	}
 	return max(1, min(free, largest))
+}
+
+// await has the loop be told when a leg can be written to again.
+func (l *loop) await(p *sockets, leg Direction) {
+	p.legs[leg].full = true
+	if p.legs[leg].told {
+		return
+	}
+	p.legs[leg].told = true
+	if err := l.poll.Change(int(p.fds[leg]), watched|unix.EPOLLOUT, p.place(leg)); err != nil {
+		l.finish(p, err)
+	}
 }
 
 // came takes down the outcome of a read: n bytes, an end, nothing, a failure. It
@@ -174,10 +183,10 @@ func (l *loop) came(p *sockets, d Direction, n int, err error) bool {
 	h.over = true
 	if p.err != nil { // a reset is told once, and then reads as an end
 		l.settle(p)
+	} else if p.half[d.other()].over {
+		l.finish(p, nil) // which tells of the end too
 	} else if err := unix.Shutdown(int(p.fds[d.other()]), unix.SHUT_WR); err != nil {
 		l.fail(p, d.other(), err)
-	} else if p.half[d.other()].over {
-		l.finish(p, nil)
 	}
 	return false
 }
@@ -192,7 +201,7 @@ func (l *loop) went(p *sockets, d Direction, n int, err error) bool {
 	case unix.EINTR:
 		return true
 	case unix.EAGAIN:
-		p.legs[d.other()].full = true
+		l.await(p, d.other())
 		return false
 	}
 	p.half[d].over = true

@@ -2,15 +2,18 @@ package relay
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dtcp-relay/dtcp/internal/epoll"
 	"github.com/dtcp-relay/dtcp/internal/firstbyte"
 	"github.com/dtcp-relay/dtcp/internal/wire"
 )
@@ -35,9 +38,8 @@ const (
 type front struct {
 	net.Listener // tells the address
 	relay        *Relay
-	socket       int // the listening one; -1 when it is closed
-	epoll        int
-	bell         int // eventfd: there are notes
+	socket       int         // the listening one; -1 when it is closed
+	poll         *epoll.Poll // is rung when there are notes
 
 	mu      sync.Mutex
 	notes   []note // what others want of legs
@@ -47,16 +49,12 @@ type front struct {
 	places  []*rawLeg // epoll knows a leg by its place
 	free    []int32
 	legs    int
-	events  [128]unix.EpollEvent
 	buffer  [4096]byte
 	resting time.Time // no accepting until then; zero: it goes on
 }
 
-// Places that are no leg's.
-const (
-	atSocket = -1
-	atBell   = -2
-)
+// atSocket is the place of the listening socket; those of legs are not negative.
+const atSocket = epoll.Bell - 1
 
 // rawLeg is a leg on a descriptor.
 type rawLeg struct {
@@ -96,7 +94,7 @@ func (r *Relay) serveFront(l *net.TCPListener) error {
 }
 
 func newFront(r *Relay, l *net.TCPListener) (*front, error) {
-	f := &front{Listener: l, relay: r, socket: -1, epoll: -1, bell: -1}
+	f := &front{Listener: l, relay: r, socket: -1}
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -106,10 +104,7 @@ func newFront(r *Relay, l *net.TCPListener) (*front, error) {
 		err = controlErr
 	}
 	if err == nil {
-		f.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	}
-	if err == nil {
-		f.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		f.poll, err = epoll.New()
 	}
 	if err == nil {
 		err = f.prepare()
@@ -130,6 +125,9 @@ func (f *front) prepare() error {
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAlive.Interval / time.Second)},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAlive.Count},
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		// Who connects speaks first. The system keeps to itself, for about as long
+		// as a line may take, who has not said anything.
+		{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, int(lineTime / time.Second)},
 	} {
 		if err := unix.SetsockoptInt(f.socket, o.level, o.name, o.value); err != nil {
 			return os.NewSyscallError("setsockopt", err)
@@ -138,24 +136,18 @@ func (f *front) prepare() error {
 	if err := unix.Listen(f.socket, backlog); err != nil { // again: the runtime asked for less
 		return os.NewSyscallError("listen", err)
 	}
-	if err := f.watch(unix.EPOLL_CTL_ADD, f.bell, unix.EPOLLIN|unix.EPOLLET, atBell); err != nil {
-		return err
-	}
-	return f.watch(unix.EPOLL_CTL_ADD, f.socket, unix.EPOLLIN, atSocket)
-}
-
-func (f *front) watch(op, fd int, events uint32, place int32) error {
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(f.epoll, op, fd, &unix.EpollEvent{Events: events, Fd: place}))
+	return f.poll.Add(f.socket, unix.EPOLLIN, atSocket)
 }
 
 // release closes what the front has open.
 func (f *front) release() {
-	for _, fd := range []int{f.socket, f.epoll, f.bell} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+	if f.socket >= 0 {
+		_ = unix.Close(f.socket)
+		f.socket = -1
 	}
-	f.socket = -1
+	if f.poll != nil {
+		f.poll.Close()
+	}
 }
 
 // Close ends the listening; the legs are for the core to end. It implements
@@ -173,7 +165,7 @@ func (f *front) wake() {
 	f.asleep = false
 	f.mu.Unlock()
 	if asleep {
-		_, _ = unix.Write(f.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails only if it rings already
+		f.poll.Ring()
 	}
 }
 
@@ -181,20 +173,16 @@ func (f *front) wake() {
 func (f *front) run() {
 	defer f.release()
 	for !f.attend() {
-		n, err := unix.EpollWait(f.epoll, f.events[:], f.timeout())
-		if err != nil {
-			n = 0 // EINTR: nothing else can happen to a valid descriptor
-		}
+		events := f.poll.Wait(f.timeout())
 		f.mu.Lock()
 		f.asleep = false
 		f.mu.Unlock()
 		arrived := false
-		for _, e := range f.events[:n] {
+		for _, e := range events {
 			switch {
 			case e.Fd == atSocket:
 				arrived = true
-			case e.Fd == atBell:
-				_, _ = unix.Read(f.bell, f.buffer[:8]) // it was only to wake
+			case e.Fd == epoll.Bell: // it was only to wake
 			case f.places[e.Fd] != nil:
 				f.event(f.places[e.Fd], e.Events)
 			}
@@ -205,12 +193,12 @@ func (f *front) run() {
 	}
 }
 
-// timeout is how long epoll may wait, in its milliseconds.
-func (f *front) timeout() int {
+// timeout is how long to wait for events.
+func (f *front) timeout() time.Duration {
 	if f.resting.IsZero() {
 		return -1
 	}
-	return int(max(0, time.Until(f.resting)/time.Millisecond+1))
+	return max(0, time.Until(f.resting))
 }
 
 // attend does what is noted. It reports whether everything is over.
@@ -276,23 +264,23 @@ func (f *front) accept() {
 		return
 	}
 	for range acceptBatch {
-		fd, address, err := unix.Accept4(f.socket, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch err {
-		case nil:
+		fd, from, errno := acceptFrom(f.socket)
+		switch errno {
+		case 0:
 		case unix.EAGAIN:
 			return
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
 		default: // something is lacking that will be given back
 			f.resting = time.Now().Add(acceptPause)
-			_ = f.watch(unix.EPOLL_CTL_MOD, f.socket, 0, atSocket) // if it fails the next look is early
+			_ = f.poll.Change(f.socket, 0, atSocket) // if it fails the next look is early
 			return
 		}
 		l := &rawLeg{front: f, fd: int32(fd), place: -1}
 		l.hand = l
 		f.legs++
 		f.tell(l, func(p *pairing, out []action, now time.Time) []action {
-			return p.arrive(out, &l.leg, addrPort(address), now)
+			return p.arrive(out, &l.leg, from, now)
 		})
 		f.hear(l) // many have said already what they want
 		if l.fd >= 0 && l.stands().halfOpen() {
@@ -307,18 +295,28 @@ func (f *front) resumes() bool {
 		return false
 	}
 	f.resting = time.Time{}
-	_ = f.watch(unix.EPOLL_CTL_MOD, f.socket, unix.EPOLLIN, atSocket) // what can fail here has succeeded before
+	_ = f.poll.Change(f.socket, unix.EPOLLIN, atSocket) // what can fail here has succeeded before
 	return true
 }
 
-func addrPort(a unix.Sockaddr) netip.AddrPort {
-	switch a := a.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+// acceptFrom is accept4(2). That of package unix asks the socket for its
+// protocol, which is one system call more for each connection.
+func acceptFrom(socket int) (fd int, from netip.AddrPort, errno unix.Errno) {
+	var a [unix.SizeofSockaddrInet6]byte // struct sockaddr_in or sockaddr_in6
+	size := uint32(len(a))
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(socket), uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)),
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, from, errno
 	}
-	return netip.AddrPort{}
+	port := binary.BigEndian.Uint16(a[2:])
+	switch binary.NativeEndian.Uint16(a[:]) {
+	case unix.AF_INET:
+		from = netip.AddrPortFrom(netip.AddrFrom4([4]byte(a[4:8])), port)
+	case unix.AF_INET6:
+		from = netip.AddrPortFrom(netip.AddrFrom16([16]byte(a[8:24])), port)
+	}
+	return int(n), from, 0
 }
 
 // followed is what epoll tells of a leg.
@@ -333,7 +331,7 @@ func (f *front) follow(l *rawLeg) {
 		f.places = append(f.places, nil)
 	}
 	f.places[l.place] = l
-	if err := f.watch(unix.EPOLL_CTL_ADD, int(l.fd), followed, l.place); err != nil {
+	if err := f.poll.Add(int(l.fd), followed, l.place); err != nil {
 		f.gone(l)
 	}
 }
@@ -342,7 +340,7 @@ func (f *front) follow(l *rawLeg) {
 func (f *front) detach(l *rawLeg) int {
 	fd := int(l.fd)
 	if l.place >= 0 {
-		_ = f.watch(unix.EPOLL_CTL_DEL, fd, 0, l.place) // it is watched
+		_ = f.poll.Remove(fd) // it is watched
 	}
 	f.forget(l)
 	return fd
@@ -444,7 +442,7 @@ func (f *front) hear(l *rawLeg) {
 		f.tell(l, func(p *pairing, out []action, now time.Time) []action { return p.line(out, &l.leg, line, now) })
 	}
 	if l.place >= 0 { // it says more than its share; this tells again of what is there
-		_ = f.watch(unix.EPOLL_CTL_MOD, int(l.fd), followed, l.place) // it is watched
+		_ = f.poll.Change(int(l.fd), followed, l.place) // it is watched
 	}
 }
 
