@@ -165,7 +165,9 @@ func (l *connLeg) handOver() net.Conn {
 }
 
 // watch waits for the end of a connection that has nothing to say, or for it to
-// say something nevertheless: that is not for the relay, and stays with the leg.
+// say something nevertheless: one byte of that is read, and stays with the leg;
+// from then on its end is not noticed. Nor is that of a dialer which is held,
+// before it is joined.
 func (l *connLeg) watch() (done bool) {
 	if len(l.head) > 0 {
 		return l.act(<-l.told)
