@@ -91,8 +91,8 @@ var layers = map[string]layer{
 		tests: "internal/memnet github.com/google/go-cmp/cmp",
 	},
 	"internal/epoll": {
-		why:   "waiting for descriptors, whatever they are: the operating system alone",
-		may:   "golang.org/x/sys/unix",
+		why: "waiting for descriptors, whatever they are: the operating system alone",
+		may: "golang.org/x/sys/unix",
 	},
 	"internal/pump": {
 		why:   "bytes between two connections, whatever they mean: the operating system alone",
