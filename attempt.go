@@ -82,8 +82,8 @@ func (a *attempt) connect() (c net.Conn, err error) {
 		return a.s.e.connectProxy(a.ctx, to, at, a.s.peer, a.s.local)
 	}
 	hole := slices.Contains(a.s.holes, to)
-	if !hole && a.s.port != nil && a.s.port.foretold {
-		if err := rest(a.ctx, foretoldFirst); err != nil {
+	if !hole {
+		if err := a.s.beforeOthers(a.ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -108,10 +108,11 @@ func TestForetold(t *testing.T) {
 	ordered := place{name: "in sequence", nat: memnet.SymmetricSequential, gate: true, wall: memnet.Drop}
 	told := 0
 	for _, other := range places[2:] {
-		for _, asks := range []string{"A", "B"} {
-			t.Run(fmt.Sprintf("%s, %s asks", other.name, asks), func(t *testing.T) {
-				o := &relayOptions{a: 60 * time.Millisecond, b: 80 * time.Millisecond, addresses: 2}
-				story(t, options{link: links[0], relay: o, place: among(ordered, other)}, func(w *world) {
+		for i := range 2 * len(links) {
+			asks, l := "AB"[i%2:i%2+1], links[i/2]
+			t.Run(fmt.Sprintf("%s, signal %v, trip %v, %s asks", other.name, l.signal, l.trip, asks), func(t *testing.T) {
+				o := &relayOptions{a: l.trip, b: l.trip, addresses: 2}
+				story(t, options{link: l, relay: o, place: among(ordered, other)}, func(w *world) {
 					told++
 					req, res := w.a, w.b
 					if asks == "B" {
@@ -130,8 +131,8 @@ func TestForetold(t *testing.T) {
 			})
 		}
 	}
-	if told != 12 {
-		t.Errorf("%d stories told, want 12", told)
+	if told != 36 {
+		t.Errorf("%d stories told, want 36", told)
 	}
 }
 

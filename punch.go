@@ -1,6 +1,7 @@
 package dtcp
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -17,10 +18,33 @@ const (
 	maxPunched = 2                // candidates that are dialed from the punch port
 	hostFirst  = time.Millisecond // head start of a port that is open to all, where there may be no need for a hole
 
-	// foretoldFirst is the head start of a dial whose outside port was foretold:
-	// any other would take that port.
+	// A dial whose outside port was foretold has a head start, for any other would
+	// take that port; and a responder's waits for the requester to have dialed, for
+	// if it is refused it has taken that port, too.
 	foretoldFirst = 5 * time.Millisecond
+	foretoldHold  = 200 * time.Millisecond
 )
+
+// foretold reports whether the session dials from a port of which the peer has
+// been told what the NAT will make of it.
+func (s *session) foretold() bool { return s.port != nil && s.port.foretold }
+
+// beforeOthers waits, if need be, until the one dial that comes before all others
+// has left.
+func (s *session) beforeOthers(ctx context.Context) error {
+	if !s.foretold() {
+		return nil
+	}
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.role == responder {
+		return rest(ctx, foretoldHold+foretoldFirst)
+	}
+	return rest(ctx, foretoldFirst)
+}
 
 // errCrossed says that a connection between the same two ports exists already.
 var errCrossed = errors.New("the peer's own connection got there first")
@@ -32,6 +56,11 @@ var errCrossed = errors.New("the peer's own connection got there first")
 // time, or two ends could stay out of step for ever.
 func (a *attempt) punch(remote netip.AddrPort) (net.Conn, error) {
 	local := a.s.port.local(remote)
+	if a.s.foretold() && a.s.role == responder {
+		if err := rest(a.ctx, foretoldHold); err != nil {
+			return nil, err
+		}
+	}
 	if a.s.hostAt(remote.Addr()) {
 		if err := rest(a.ctx, hostFirst); err != nil {
 			return nil, err
