@@ -2,12 +2,39 @@ package relay_test
 
 import (
 	"crypto/tls"
+	"errors"
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/dtcp-relay/dtcp/internal/relay"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 )
+
+// broken is a listener that fails.
+type broken struct {
+	net.Listener
+	closed int
+}
+
+func (b *broken) Accept() (net.Conn, error) { return nil, net.ErrWriteToConnected }
+func (b *broken) Close() error              { b.closed++; return nil }
+
+// TestServeFails: a listener that has failed is closed, so that its port can be
+// opened again.
+func TestServeFails(t *testing.T) {
+	r, err := relay.New(relay.Config{Domain: jid.MustParse("relay.example.org"), Keys: keys, Hosts: []relay.Host{{Addr: "relay.example.org", Port: 5280}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &broken{}
+	if err := r.Serve(l); !errors.Is(err, net.ErrWriteToConnected) || l.closed != 1 {
+		t.Errorf("Serve: %v, closed %d times", err, l.closed)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestNew(t *testing.T) {
 	good := relay.Config{

@@ -14,10 +14,10 @@ const acceptPause = 50 * time.Millisecond
 // keepAlive keeps streams that are idle, and finds out that a peer is no more.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 6}
 
-// Serve accepts connections from l until [Relay.Close], which closes l; then it
-// returns nil. Any other error of l ends it, but not a lack of descriptors or
-// memory, nor a connection that is gone before it was accepted. Several
-// listeners may be served at once.
+// Serve accepts connections from l until [Relay.Close]; then it returns nil. Any
+// other error of l ends it, but not a lack of descriptors or memory, nor a
+// connection that is gone before it was accepted. In any case l is closed then.
+// Several listeners may be served at once.
 //
 // On Linux, TCP listeners of the system are served by one goroutine, without
 // any for the connections. All other listeners and systems have a goroutine for
@@ -29,6 +29,7 @@ func (r *Relay) Serve(l net.Listener) error {
 	}
 	defer r.running.Done()
 	err := r.serve(l)
+	_ = l.Close() // if it has failed, its port is free again
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.listeners, l)
