@@ -138,6 +138,10 @@ var layers = map[string]layer{
 		may:   "golang.org/x/sys/unix",
 		tests: ". internal/gather internal/gather/portmap internal/wire xmpp xmpp/jid xmpp/stanza github.com/google/go-cmp/cmp",
 	},
+	"lab/attacker": {
+		why: "who attacks a relay says to it what the wire has, and nothing else of ours",
+		may: "internal/wire",
+	},
 	"lab/barepeer": {
 		why: "the program to compare with must have nothing of ours in it",
 	},

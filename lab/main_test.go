@@ -22,7 +22,7 @@ var (
 const programsVariable = "DTCP_LAB_PROGRAMS"
 
 // The programs under test, built before the first test when -lab is given.
-var dtcpBinary, dtcpdBinary, barePeerBinary string
+var dtcpBinary, dtcpdBinary, barePeerBinary, attackerBinary string
 
 // TestMain takes the tests named TestLab… out of the run, unless they were
 // asked for, and those named TestLabLong… unless -long asks for them too: a
@@ -56,7 +56,8 @@ func leaveOut(pattern string) {
 func runLab(m *testing.M) int {
 	if lab.Inside() {
 		dir := os.Getenv(programsVariable)
-		dtcpBinary, dtcpdBinary, barePeerBinary = filepath.Join(dir, "dtcp"), filepath.Join(dir, "dtcpd"), filepath.Join(dir, "barepeer")
+		dtcpBinary, dtcpdBinary = filepath.Join(dir, "dtcp"), filepath.Join(dir, "dtcpd")
+		barePeerBinary, attackerBinary = filepath.Join(dir, "barepeer"), filepath.Join(dir, "attacker")
 		if err := lab.RaiseLoopback(); err != nil {
 			fmt.Fprintln(os.Stderr, "lab:", err)
 			return 1
@@ -73,7 +74,7 @@ func runLab(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	out, err := exec.Command("go", "build", "-o", dir, "../cmd/dtcp", "../cmd/dtcpd", "./barepeer").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir, "../cmd/dtcp", "../cmd/dtcpd", "./barepeer", "./attacker").CombinedOutput()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "lab: go build: %v\n%s", err, out)
 		return 1
