@@ -157,27 +157,6 @@ func (d *desk) write(a action) string {
 	return name + " ends" + text
 }
 
-// heldDialers is part of a story: H1 and so on wait for a key.
-func heldDialers(n int) string {
-	var b strings.Builder
-	for i := range n {
-		fmt.Fprintf(&b, `
-		H%d arrives 192.0.2.4 =>
-		H%[1]d says key:h      =>`, i+1)
-	}
-	return b.String()
-}
-
-// silent is part of a story: S1 and so on say nothing.
-func silent(n int) string {
-	var b strings.Builder
-	for i := range n {
-		fmt.Fprintf(&b, `
-		S%d arrives 192.0.2.3 =>`, i+1)
-	}
-	return b.String()
-}
-
 // stories are told line by line: what happens => what the shell is told.
 var stories = []struct {
 	name   string
