@@ -18,6 +18,12 @@ import (
 // TestLoopback has many streams at once over sockets of the system, whose two
 // legs race; and then Close amidst those who arrive, wait and talk.
 func TestLoopback(t *testing.T) {
+	for _, shell := range shells {
+		t.Run(shell.name, func(t *testing.T) { loopback(t, shell.wrap) })
+	}
+}
+
+func loopback(t *testing.T, wrap func(net.Listener) net.Listener) {
 	const pairs, size = 60, 200 << 10
 	var ended atomic.Int64
 	r, err := relay.New(relay.Config{
@@ -37,7 +43,7 @@ func TestLoopback(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	// Owned by the test, ended by Close, awaited by served.
-	go func() { served <- r.Serve(l) }()
+	go func() { served <- r.Serve(wrap(l)) }()
 	lease := (&place{T: t, Relay: r}).lend(alice)
 
 	connect := func() (*net.TCPConn, error) {

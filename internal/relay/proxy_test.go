@@ -35,16 +35,18 @@ type proxyStory struct {
 	usage chan relay.Usage
 }
 
-// proxyStories tells a story twice: over the sockets of the system, and over
-// memory in virtual time.
+// proxyStories tells a story over the sockets of the system, of each shell, and
+// over memory in virtual time.
 func proxyStories(t *testing.T, story func(s *proxyStory)) {
-	t.Run("loopback", func(t *testing.T) {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		tell(t, l, func() (net.Conn, error) { return net.Dial("tcp4", l.Addr().String()) }, story)
-	})
+	for _, shell := range shells {
+		t.Run(shell.name, func(t *testing.T) {
+			l, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			tell(t, shell.wrap(l), func() (net.Conn, error) { return net.Dial("tcp4", l.Addr().String()) }, story)
+		})
+	}
 	t.Run("memory", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := memnet.New()

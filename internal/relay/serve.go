@@ -20,7 +20,8 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interv
 // Several listeners may be served at once.
 //
 // On Linux, TCP listeners of the system are served by one goroutine, without
-// any for the connections. All other listeners and systems have a goroutine for
+// any for the connections. Their sockets are taken over: l is closed at once,
+// and only Close ends the listening. All other listeners and systems have a goroutine for
 // each connection that is not joined yet.
 func (r *Relay) Serve(l net.Listener) error {
 	if !r.begin(l) {
