@@ -40,3 +40,6 @@ func (p *Process) Usage() (u Usage, err error) {
 	}
 	return u, err
 }
+
+// PID is the number of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
