@@ -133,7 +133,11 @@ func TestDecideRelayWaits(t *testing.T) {
 	t.Run("a direct path that becomes ready while the relay waits is taken", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 1).proven(2, ms).wait(50*ms).proven(1, ms).wantOut("dial 1", "dial 2", "nominate 1")
 	})
-	t.Run("another relay in its handshake makes it wait no longer, and another ready one does not begin anew", func(t *testing.T) {
+	t.Run("another relay in its handshake makes it wait no longer", func(t *testing.T) {
+		newPlay(t, requester).begin(1, 2).proven(2, ms).is(connected, 3).wantOut("dial 1", "dial 2", "dial 3").
+			wait(100*ms - 1).wantOut().wait(1).wantOut("nominate 2")
+	})
+	t.Run("and another ready one does not begin anew", func(t *testing.T) {
 		newPlay(t, requester).begin(1, 2).proven(2, ms).is(connected, 3).wait(60*ms).proven(3, ms).wantOut("dial 1", "dial 2", "dial 3").
 			wait(39 * ms).wantOut().wait(ms).wantOut("nominate 2")
 	})

@@ -139,7 +139,7 @@ func TestRelayForgets(t *testing.T) {
 			if forgets {
 				want = 2
 			}
-			if n := m.leases.Load(); n != want || after > 3*time.Second {
+			if n := m.leases.Load(); n != want || after > 500*time.Millisecond {
 				t.Errorf("forgets %t: %d leases, a stream after %v; want %d leases", forgets, n, after, want)
 			}
 		})
