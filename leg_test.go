@@ -234,6 +234,33 @@ func TestRelayOnlyIsNotFound(t *testing.T) {
 	}
 }
 
+// TestRelayOnlySaysNothing: nor does who looks for us at our address, with no key,
+// learn that a stream is about to be made, though it might be a stock one.
+func TestRelayOnlySaysNothing(t *testing.T) {
+	only := relayed("A")
+	config := func(p *peer) {
+		only(p)
+		p.config.AllowPlain = func(jid.JID) bool { return true }
+	}
+	story(t, options{link: links[0], relay: &relayOptions{}, config: config}, func(w *world) {
+		b := w.b.instead()
+		ctx, cancel := context.WithCancel(w.patience())
+		result := w.a.dial(ctx, w.b)
+		b.asked()
+		c, err := w.b.host.DialContext(w.patience(), "tcp", net.JoinHostPort("192.0.2.1", fmt.Sprint(w.a.Addr().Port())))
+		w.check(err)
+		_, err = io.WriteString(c, "starttls\n")
+		w.check(err)
+		got := make([]byte, 6)
+		if _, err := io.ReadFull(c, got); err != nil || string(got) != "error\n" {
+			t.Errorf("it says %q, %v; want an error", got, err)
+		}
+		w.check(c.Close())
+		cancel()
+		<-result
+	})
+}
+
 // TestSilentLegs: a relay joins legs, and then nothing comes. Whoever ends the
 // session does not wait for it.
 func TestSilentLegs(t *testing.T) {

@@ -84,7 +84,6 @@ type punchPorts struct {
 	pointless bool                 // the IPv4 NAT shows every destination another port
 	ordered   bool                 // and these seem to have an order
 	answered  bool                 // when last asked, some witness had a word for us: it may be worth waiting for
-	closed    bool
 }
 
 func newPunchPorts(e *Endpoint) *punchPorts {
@@ -95,9 +94,8 @@ func newPunchPorts(e *Endpoint) *punchPorts {
 	return &punchPorts{e: e, shared: shared, refill: make(chan struct{}, 1), filled: make(chan struct{})}
 }
 
-// run keeps the pool filled until ctx ends.
+// run keeps the pool filled until ctx, that of the Endpoint, ends. Ports do so, too.
 func (p *punchPorts) run(ctx context.Context) {
-	defer p.drain()
 	known := p.e.relays.await(ctx)
 	for first := true; ; first = false {
 		pause := observeEvery
@@ -139,17 +137,6 @@ func (p *punchPorts) wantMore() {
 	}
 }
 
-// drain closes what is free, when the Endpoint is closed.
-func (p *punchPorts) drain() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	for _, port := range p.free {
-		port.close()
-	}
-	p.free = nil
-}
-
 // fill opens ports until enough are free.
 func (p *punchPorts) fill(ctx context.Context, known relaying) error {
 	p.mu.Lock()
@@ -165,8 +152,10 @@ func (p *punchPorts) fill(ctx context.Context, known relaying) error {
 		// Owned and waited for by this call; its own deadline ends it.
 		all.Go(func() {
 			var port *punchPort
-			if port, failed[i] = p.open(ctx, known, keeping); failed[i] == nil {
-				p.keep(port)
+			if port, failed[i] = p.open(ctx, known, keeping, false); failed[i] == nil {
+				p.mu.Lock()
+				p.free = append(p.free, port)
+				p.mu.Unlock()
 			}
 		})
 	}
@@ -191,7 +180,7 @@ func live(ports []*punchPort) []*punchPort {
 // take returns a port for one session, which closes it, or nil if there is none
 // to be had. When more sessions begin at once than ports are ready, it waits a
 // moment.
-func (p *punchPorts) take(ctx context.Context) *punchPort {
+func (p *punchPorts) take(ctx context.Context, leg bool) *punchPort {
 	if p == nil {
 		return nil
 	}
@@ -217,22 +206,11 @@ func (p *punchPorts) take(ctx context.Context) *punchPort {
 	}
 	ctx, cancel := context.WithTimeout(ctx, hurriedTake)
 	defer cancel()
-	port, err := p.open(ctx, known, w)
+	port, err := p.open(ctx, known, w, leg)
 	if err != nil {
 		return nil // the others race on
 	}
 	return port
-}
-
-// keep puts a port into the pool, or closes it if there are enough.
-func (p *punchPorts) keep(port *punchPort) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed || len(p.free) >= punchPool {
-		port.close()
-		return
-	}
-	p.free = append(p.free, port)
 }
 
 // errNothingSeen is why a port is of no use.
@@ -248,7 +226,7 @@ const (
 )
 
 // open binds a port and has others observe it.
-func (p *punchPorts) open(ctx context.Context, known relaying, w want) (*punchPort, error) {
+func (p *punchPorts) open(ctx context.Context, known relaying, w want, leg bool) (*punchPort, error) {
 	if known.lease == nil && len(known.stun) == 0 && p.ownIPv6(0) == nil {
 		return nil, errNothingSeen
 	}
@@ -279,7 +257,7 @@ func (p *punchPorts) open(ctx context.Context, known relaying, w want) (*punchPo
 	case independent:
 		port.seen = append(port.seen, v4[0])
 	case w == foretelling:
-		if next := foretell(v4); next != nil {
+		if next := foretell(v4, leg); next != nil {
 			port.seen, port.foretold = next, true
 		}
 	}
@@ -309,20 +287,27 @@ func (p *punchPorts) open(ctx context.Context, known relaying, w want) (*punchPo
 	return port, nil
 }
 
-// foretell returns the addresses that the next dials will probably seem to come
-// from, nil if the ports seen have no order. A leg to the relay comes before the
-// dial that matters, or at the same moment: so it is the one after next, or next.
-func foretell(seen []netip.AddrPort) []netip.AddrPort {
+// foretell returns the addresses that the next dials from a port will probably
+// seem to come from, the likeliest first, nil if the ports seen have no order. If
+// a leg to the relay is opened it takes the first.
+func foretell(seen []netip.AddrPort, leg bool) []netip.AddrPort {
 	var ports []uint16
 	for _, s := range seen {
 		ports = append(ports, s.Port())
 	}
-	next := gather.Predict(ports, 2)
-	if len(next) < 2 {
+	next := gather.Predict(ports, maxPunched+1)
+	if len(next) == 0 {
 		return nil
 	}
+	if leg {
+		next = next[1:]
+	}
 	addr := seen[len(seen)-1].Addr()
-	return []netip.AddrPort{netip.AddrPortFrom(addr, next[1]), netip.AddrPortFrom(addr, next[0])}
+	var found []netip.AddrPort
+	for _, port := range next[:maxPunched] {
+		found = append(found, netip.AddrPortFrom(addr, port))
+	}
+	return found
 }
 
 // ownIPv6 returns the best global IPv6 address of this host with the port.

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/dtcp-relay/dtcp"
 	"github.com/dtcp-relay/dtcp/internal/memnet"
+	"github.com/dtcp-relay/dtcp/xmpp/stanza"
 )
 
 // TestOffersDoNotWait: the relay lends an address, and then nobody reaches its
@@ -37,14 +41,6 @@ func TestRefilled(t *testing.T) {
 	home := places[2]
 	o := &relayOptions{a: 20 * time.Millisecond, b: 20 * time.Millisecond}
 	story(t, options{link: links[0], relay: o, place: among(home, home)}, func(w *world) {
-		reflexive := func() (n int) {
-			for _, c := range w.a.Report().Candidates {
-				if c.Type == dtcp.Reflexive {
-					n++
-				}
-			}
-			return n
-		}
 		for i := range 10 {
 			near, far, after := w.a.stream(w.b)
 			if want := 290 * time.Millisecond; after != want || near.Path().Kind != dtcp.Reflexive {
@@ -58,7 +54,7 @@ func TestRefilled(t *testing.T) {
 			c.Reset()
 		}
 		<-time.After(30 * time.Second) // for the next question
-		if reflexive() != 1 {
+		if len(reflexive(w.a)) != 1 {
 			t.Errorf("candidates %v: want a reflexive one", w.a.Report().Candidates)
 		}
 	})
@@ -74,6 +70,104 @@ func TestRelayKeepsFew(t *testing.T) {
 		<-time.After(time.Minute)
 		if n := len(w.relay.Conns()); n != 4 { // two of A's, two of B's
 			t.Errorf("%d connections to the relay, want two from each end", n)
+		}
+	})
+}
+
+// reflexive returns what an end offers to be punched at.
+func reflexive(p *peer) (found []netip.AddrPort) {
+	for _, c := range p.Report().Candidates {
+		if c.Type == dtcp.Reflexive {
+			found = append(found, c.Addr)
+		}
+	}
+	return found
+}
+
+// TestWitnessLies: what no peer could dial is not offered, whatever a witness says;
+// and when what it sees changes, the port is given up for another.
+func TestWitnessLies(t *testing.T) {
+	home := among(places[2], places[0])
+	for _, lie := range []string{"203.0.113.1:0", "[fe80::1%eth0]:4000", "[2001:db8::1]:4000", "nothing", ""} {
+		r := newBentRelay(relayAddr.String())
+		r.observe = func(netip.AddrPort, net.Addr) string { return lie }
+		story(t, options{link: links[0], relay: &relayOptions{run: r}, place: home}, func(w *world) {
+			if found := reflexive(w.a); len(found) != 0 {
+				t.Errorf("it sees %q, and %v is offered", lie, found)
+			}
+		})
+	}
+	r := newBentRelay(relayAddr.String())
+	var moved atomic.Bool
+	r.observe = func(remote netip.AddrPort, _ net.Addr) string {
+		if moved.Load() {
+			remote = netip.AddrPortFrom(netip.MustParseAddr("203.0.113.99"), remote.Port())
+		}
+		return remote.String()
+	}
+	story(t, options{link: links[0], relay: &relayOptions{run: r}, place: home}, func(w *world) {
+		moved.Store(true)
+		<-time.After(time.Minute)
+		if found := reflexive(w.a); len(found) != 1 || found[0].Addr().String() != "203.0.113.99" {
+			t.Errorf("%v is offered, want the new address", found)
+		}
+	})
+}
+
+// TestMisjudged: a NAT that seemed to take another port for every destination, in
+// order, is found not to, and a session takes a port of those that are ready.
+func TestMisjudged(t *testing.T) {
+	r := newBentRelay(relayAddr.String())
+	r.addrs = append(r.addrs, relayAddr2.String())
+	var right atomic.Bool
+	r.observe = func(remote netip.AddrPort, at net.Addr) string {
+		if !right.Load() && at.String() == relayAddr2.String() {
+			remote = netip.AddrPortFrom(remote.Addr(), remote.Port()+1)
+		}
+		return remote.String()
+	}
+	only := func(p *peer) { p.config.NoRelay = p.host.Name() != "A" }
+	var offered []int
+	count := func(kind string, q *query) {
+		n := 0
+		for _, c := range q.candidates {
+			if c.Type == dtcp.Reflexive {
+				n++
+			}
+		}
+		if kind == stanza.Set {
+			offered = append(offered, n)
+		}
+	}
+	o := options{link: links[0], relay: &relayOptions{run: r}, place: among(places[2], places[0]), config: only, intercept: lying(count)}
+	story(t, o, func(w *world) {
+		for range 2 {
+			near, far, _ := w.a.stream(w.b)
+			w.wantTransfer(near, far)
+			right.Store(true)
+		}
+		near, far, _ := w.a.stream(w.b)
+		w.wantTransfer(near, far)
+		if got, want := fmt.Sprint(offered), "[2 1 1]"; got != want { // the second finds it out
+			t.Errorf("reflexive candidates of three offers: %s, want %s", got, want)
+		}
+		if n := w.a.Report().NAT.Mapping; n != "endpoint-independent" {
+			t.Errorf("NAT %s", n)
+		}
+	})
+}
+
+// TestFewClaims: of the two connections of a port that is kept ready one alone is
+// claimed, though there are two addresses to compare.
+func TestFewClaims(t *testing.T) {
+	r := newBentRelay(relayAddr.String())
+	r.addrs = append(r.addrs, relayAddr2.String())
+	only := func(p *peer) { p.config.NoRelay = p.host.Name() != "A" }
+	story(t, options{link: links[0], relay: &relayOptions{run: r}, place: among(places[2], places[0]), config: only}, func(w *world) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.claims != 2 {
+			t.Errorf("%d claims to be observed, want one for each of two ports", r.claims)
 		}
 	})
 }

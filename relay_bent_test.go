@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/dtcp-relay/dtcp/internal/memnet"
@@ -26,11 +27,15 @@ type bentRelay struct {
 	// that belong together; nil ends them.
 	pair func(session int, listener, dialer net.Conn) (net.Conn, net.Conn)
 
+	// observe, if set, says what is seen of a connection.
+	observe func(remote netip.AddrPort, at net.Addr) string
+
 	mu      sync.Mutex
 	waiting map[string][]*bentLeg // listener's legs by key
 	held    map[string][]*bentLeg // dialer's legs
 	joined  int
 	refuse  string // reason with which serve is answered
+	claims  int    // to be observed for long
 	leases  int    // given out
 	all     []net.Conn
 }
@@ -97,7 +102,16 @@ func (r *bentRelay) greet(c net.Conn) {
 		}
 		switch line.Command {
 		case wire.Observe:
-			fmt.Fprintf(c, "ok:%v\n", c.RemoteAddr())
+			seen := c.RemoteAddr().String()
+			if r.observe != nil {
+				seen = r.observe(c.RemoteAddr().(*net.TCPAddr).AddrPort(), c.LocalAddr())
+			}
+			if line.Argument != "" {
+				r.mu.Lock()
+				r.claims++
+				r.mu.Unlock()
+			}
+			fmt.Fprintf(c, "ok:%s\n", seen)
 			continue
 		case wire.StartTLS:
 			fmt.Fprint(c, "error\n")

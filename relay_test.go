@@ -2,6 +2,7 @@ package dtcp_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -213,11 +214,15 @@ func TestRelayOnly(t *testing.T) {
 				dialed[p.Sender+" to "+p.To.String()]++
 			}
 		})()
+		ports := fmt.Sprint(reflexive(w.a), reflexive(w.b))
 		near, far, _ := w.a.stream(w.b)
 		if near.Path().Kind != dtcp.Relay || far.Path().Kind != dtcp.Relay {
 			t.Errorf("paths %+v, %+v", near.Path(), far.Path())
 		}
 		w.wantTransfer(near, far)
+		if now := fmt.Sprint(reflexive(w.a), reflexive(w.b)); now != ports {
+			t.Errorf("punch ports were %s and are %s: somebody has taken one", ports, now)
+		}
 		for who := range dialed {
 			if !strings.HasSuffix(who, " to "+relayAddr.String()) {
 				t.Errorf("%s was dialed", who)
@@ -225,6 +230,25 @@ func TestRelayOnly(t *testing.T) {
 		}
 		if len(dialed) != 2 {
 			t.Errorf("dials: %v, want both to the relay", dialed)
+		}
+	})
+}
+
+// TestDirectOnly: no leg is served, no relay is named, and none is dialed, though
+// there is no other way.
+func TestDirectOnly(t *testing.T) {
+	config := func(p *peer) {
+		p.config.Paths = func(jid.JID) dtcp.PathPolicy { return dtcp.DirectOnly }
+		p.config.Network = noPunching{p.host}
+	}
+	story(t, options{link: links[0], relay: &relayOptions{}, config: config}, func(w *world) {
+		w.a.host.Firewall(memnet.Drop)
+		w.b.host.Firewall(memnet.Drop)
+		opens := w.opens()
+		d := <-w.a.dial(w.patience(), w.b)
+		var none *dtcp.NoPathError
+		if !errors.As(d.err, &none) || strings.Contains(d.err.Error(), "relay") || opens(relayAddr) != 0 {
+			t.Errorf("Dial: %v; %d connections to the relay", d.err, opens(relayAddr))
 		}
 	})
 }
