@@ -23,7 +23,7 @@ func bentStory(t *testing.T, bend func(*bentRelay), config func(*peer), f func(w
 	r := newBentRelay(relayAddr.String())
 	bend(r)
 	only := relayed("A")
-	story(t, options{link: links[0], relay: &relayOptions{run: r}, config: func(p *peer) {
+	story(t, options{link: links[0], relay: &relayOptions{run: r}, noServer: true, config: func(p *peer) {
 		only(p)
 		if config != nil {
 			config(p)

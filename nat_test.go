@@ -68,7 +68,7 @@ func TestPlaces(t *testing.T) {
 			for _, asks := range []string{"A", "B"} {
 				t.Run(fmt.Sprintf("%s to %s, %s asks", a.name, b.name, asks), func(t *testing.T) {
 					o := &relayOptions{a: 60 * time.Millisecond, b: 80 * time.Millisecond, addresses: 2}
-					story(t, options{link: links[0], relay: o, place: among(a, b)}, func(w *world) {
+					story(t, options{link: links[0], relay: o, place: among(a, b), noServer: true}, func(w *world) {
 						req, res := w.a, w.b
 						if asks == "B" {
 							req, res = w.b, w.a

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -54,6 +55,20 @@ func (b *switchboard) user(address string) *user {
 	u := &user{board: b, address: jid.MustParse(address), asked: map[string]chan stanza.IQ{}}
 	b.users[u.address] = u
 	return u
+}
+
+// list adds a service that is found as those of a server are.
+func (b *switchboard) list(service jid.JID, answer func(stanza.IQ) stanza.IQ) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.services[service] = answer
+	b.services[jid.MustParse(service.Domain()[strings.Index(service.Domain(), ".")+1:])] = func(q stanza.IQ) stanza.IQ {
+		const nsItems = "http://jabber.org/protocol/disco#items"
+		if !q.Payload.Is(nsItems, "query") {
+			return q.Fail(stanza.NewError(stanza.ServiceUnavailable, ""))
+		}
+		return q.Result(stanza.New(nsItems, "query", stanza.New(nsItems, "item").With("jid", service.String())))
+	}
 }
 
 func (u *user) LocalAddr() jid.JID { return u.address }

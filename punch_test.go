@@ -64,7 +64,7 @@ func punched(t *testing.T, a, b place, seed uint64) (kind dtcp.CandidateType) {
 	o := &relayOptions{a: between(time.Millisecond, 150*time.Millisecond), b: between(time.Millisecond, 150*time.Millisecond), addresses: 2}
 	l := link{signal: between(time.Millisecond, 150*time.Millisecond), trip: between(time.Millisecond, o.a+o.b)}
 	var mu sync.Mutex
-	story(t, options{link: l, relay: o, place: among(a, b)}, func(w *world) {
+	story(t, options{link: l, relay: o, place: among(a, b), noServer: true}, func(w *world) {
 		for _, p := range []*peer{w.a, w.b} {
 			dtcp.SetGap(p.Endpoint, func(least, most time.Duration) time.Duration {
 				mu.Lock()

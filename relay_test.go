@@ -69,8 +69,12 @@ func (w *world) serveRelay(o *relayOptions) (stop func()) {
 	}
 	l, err := w.relay.Listen(w.t.Context(), netip.AddrPortFrom(netip.Addr{}, relayAddr.Port()))
 	w.check(err)
-	_, err = w.server.Attach(relayJID.String(), run.Answer)
-	w.check(err)
+	if w.board != nil {
+		w.board.list(relayJID, run.Answer)
+	} else {
+		_, err = w.server.Attach(relayJID.String(), run.Answer)
+		w.check(err)
+	}
 	served := make(chan error, 1)
 	go func() { served <- run.Serve(l) }()
 	return func() {

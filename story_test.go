@@ -90,7 +90,7 @@ func story(t *testing.T, o options, f func(w *world)) {
 		}
 		if o.noServer {
 			w.board = newSwitchboard()
-			w.board.delay, w.board.intercept = o.signal, o.intercept
+			w.board.delay, w.board.intercept = o.signal, w.counting(o.intercept)
 		} else {
 			defer w.serve(o)()
 		}
@@ -134,15 +134,7 @@ func (w *world) serve(o options) (stop func()) {
 	w.check(err)
 	w.server, err = rendezvous.New(rendezvous.Config{
 		Domain: "example.org", Certificate: certificate, Iterations: 4096,
-		Intercept: func(from jid.JID, e stanza.Element) []stanza.Element {
-			if to, err := jid.Parse(e.Attr("to")); err == nil && to.IsFull() && e.Name.Local == "iq" {
-				w.iqs.Add(1)
-			}
-			if o.intercept != nil {
-				return o.intercept(from, e)
-			}
-			return []stanza.Element{e}
-		},
+		Intercept: w.counting(o.intercept),
 	})
 	w.check(err)
 	listener, err := host.Listen(w.t.Context(), w.at)
@@ -157,6 +149,19 @@ func (w *world) serve(o options) (stop func()) {
 	return func() {
 		w.check(w.server.Close())
 		<-served
+	}
+}
+
+// counting counts the iqs from user to user, before anybody lies about them.
+func (w *world) counting(intercept func(jid.JID, stanza.Element) []stanza.Element) func(jid.JID, stanza.Element) []stanza.Element {
+	return func(from jid.JID, e stanza.Element) []stanza.Element {
+		if to, err := jid.Parse(e.Attr("to")); err == nil && to.IsFull() && e.Name.Local == "iq" {
+			w.iqs.Add(1)
+		}
+		if intercept != nil {
+			return intercept(from, e)
+		}
+		return []stanza.Element{e}
 	}
 }
 
