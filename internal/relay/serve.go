@@ -21,8 +21,8 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interv
 //
 // On Linux, TCP listeners of the system are served by one goroutine, without
 // any for the connections. Their sockets are taken over: l is closed at once,
-// and only Close ends the listening. All other listeners and systems have a goroutine for
-// each connection that is not joined yet.
+// and only Close ends the listening. All other listeners and systems have a
+// goroutine for each connection that is not joined yet.
 func (r *Relay) Serve(l net.Listener) error {
 	if !r.begin(l) {
 		_ = l.Close() // nobody serves it
