@@ -209,7 +209,7 @@ func (e *Endpoint) offer(ctx context.Context, s *session, p PathPolicy, session 
 	if p != RelayOnly && session != nil {
 		ctx, cancel := context.WithCancel(ctx)
 		defer context.AfterFunc(e.ctx, cancel)()
-		s.port = e.punching.take(ctx)
+		s.port = e.punching.take(ctx, s.lent.lease != nil)
 		cancel()
 	}
 	s.hidden = p == RelayOnly
