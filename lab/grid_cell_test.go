@@ -38,10 +38,10 @@ type outcome struct {
 func (o outcome) route() string {
 	var routes []string
 	for _, p := range o.paths {
-		if p.kind == relayed || p.kind == "proxy" {
-			routes = append(routes, relayed)
-		} else {
+		if p.direct() {
 			routes = append(routes, direct)
+		} else {
+			routes = append(routes, relayed)
 		}
 	}
 	slices.Sort(routes)
@@ -57,6 +57,18 @@ func (o outcome) String() string {
 	}
 	return b.String() + fmt.Sprintf("%d iqs", o.iqs)
 }
+
+// direct is how many streams end at the peer.
+func (o outcome) direct() (n int) {
+	for _, p := range o.paths {
+		if p.direct() {
+			n++
+		}
+	}
+	return n
+}
+
+func (p path) direct() bool { return p.kind != relayed && p.kind != "proxy" }
 
 // median is that of what f says of the streams but the first, which waits until
 // its program has looked around; of the first if it is the only one.

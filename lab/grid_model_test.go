@@ -26,7 +26,8 @@ const goldenFile = "testdata/grid.golden"
 const (
 	direct    = "direct"
 	relayed   = "relay"
-	either    = "either" // as it happens: nothing is promised
+	foretold  = "foretold" // direct, unless another connection has taken the port that was told: a third of the streams at least
+	either    = "either"   // as it happens: nothing is promised
 	host      = "host"
 	mapped    = "mapped"
 	reflexive = "reflexive"
@@ -83,7 +84,7 @@ var (
 // A gridCell is what is expected when a host in one place asks one in another.
 type gridCell struct {
 	Requester, Responder string
-	Route                string   // direct, relay or either
+	Route                string   // direct, relay, foretold or either
 	Kinds                []string // of the listener's candidate, whichever is ready first
 	Why                  string
 	Punched              bool // nobody accepts: the route is there because both dial
@@ -110,7 +111,7 @@ func expect(a, b nature) gridCell {
 		}
 	}
 	var kinds, accepts, why []string
-	spoken, guessed := false, false
+	spoken, told, guessed := false, false, false
 	for _, f := range []struct {
 		name string
 		a, b side
@@ -138,6 +139,7 @@ func expect(a, b nature) gridCell {
 			why = append(why, "both keep ports over "+f.name+": punched")
 		case slices.Contains(ports, sequential) && slices.Contains(ports, kept):
 			why = append(why, "one keeps ports, the other's next one can be told: punched")
+			told = true
 		case f.a.ports == sequential && f.b.ports == sequential:
 			guessed = true
 			continue
@@ -162,6 +164,9 @@ func expect(a, b nature) gridCell {
 	}
 	slices.Sort(kinds)
 	c.Route, c.Kinds, c.Punched, c.Why = direct, slices.Compact(kinds), len(accepts) == 0, append(accepts, why...)[0]
+	if told && c.Punched && len(why) == 1 {
+		c.Route, c.Kinds = foretold, append(c.Kinds, relayed)
+	}
 	return c
 }
 

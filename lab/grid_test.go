@@ -174,7 +174,7 @@ func (g *grid) run(t *testing.T, c gridCell) {
 	switch {
 	case *longFlag && c.Punched:
 		runs = 150 // and as many asked from the other side
-	case c.Route == direct:
+	case c.Route == direct, c.Route == foretold:
 		runs = 3
 	}
 	began := time.Now()
@@ -190,6 +190,9 @@ func (g *grid) run(t *testing.T, c gridCell) {
 		if !slices.Contains(c.Kinds, p.kind) {
 			t.Errorf("stream %d: path %s, want %s (%s)", n, p.kind, strings.Join(c.Kinds, " or "), c.Why)
 		}
+	}
+	if n := got.direct(); c.Route == foretold && 3*n < len(got.paths) {
+		t.Errorf("%d of %d streams are direct, want a third at least (%s)", n, len(got.paths), c.Why)
 	}
 	if want := 2 * len(got.paths); got.iqs != want {
 		t.Errorf("%d iqs for %d streams, want %d", got.iqs, len(got.paths), want)
@@ -208,7 +211,7 @@ func (g *grid) report(t *testing.T, cells []gridCell) {
 		}
 		compared++
 		streams += len(there.paths)
-		if c.Route != either && there.route() != back.route() {
+		if c.Route != either && c.Route != foretold && there.route() != back.route() {
 			t.Errorf("between %s and %s it depends on who asks: %s, %s", c.Requester, c.Responder, there.route(), back.route())
 		}
 	}
