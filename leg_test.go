@@ -67,6 +67,47 @@ func TestRelayByName(t *testing.T) {
 	}
 }
 
+// crowd is the network of a host that resolves every name to many addresses.
+type crowd struct{ *memnet.Host }
+
+func (crowd) LookupNetIP(context.Context, string, string) (all []netip.Addr, err error) {
+	for _, a := range []string{"127.0.0.1", "203.0.113.1", "203.0.113.2", "203.0.113.3"} {
+		all = append(all, netip.MustParseAddr(a))
+	}
+	return all, nil
+}
+
+// TestPeersRelayByName: a name that a peer gives has us dial one address of each
+// family, none that we would not dial by itself; and a proxy of the network's is
+// not to look the name up once more.
+func TestPeersRelayByName(t *testing.T) {
+	config := func(p *peer) {
+		p.config.Network = crowd{p.host}
+		p.config.DialRelay = func(_ context.Context, _, address string) (net.Conn, error) {
+			if address != "203.0.113.1:4000" {
+				t.Errorf("the proxy is to dial %s", address)
+			}
+			return nil, errors.New("no")
+		}
+	}
+	story(t, options{link: links[0], config: config, noServer: true}, func(w *world) {
+		b := w.b.instead()
+		opens := w.opens()
+		result := w.a.dial(w.patience(), w.b)
+		iq, _ := b.asked()
+		b.answer(iq, b.offer(dtcp.Candidate{Type: dtcp.Relay, Name: "relay.example", Port: 4000}))
+		if d := <-result; d.err == nil {
+			t.Error("a stream with nobody")
+		}
+		b.wantGiveUp()
+		for addr, want := range map[string]bool{"127.0.0.1:4000": false, "203.0.113.1:4000": true, "203.0.113.2:4000": false} {
+			if n := opens(netip.MustParseAddrPort(addr)); (n > 0) != want {
+				t.Errorf("%s was dialed %d times", addr, n)
+			}
+		}
+	})
+}
+
 // onlyTLS is a network in which connections to the relay are cut that do not
 // begin like TLS.
 type onlyTLS struct{ *memnet.Host }

@@ -53,9 +53,14 @@ func TestRefilled(t *testing.T) {
 		for _, c := range w.relay.Conns() {
 			c.Reset()
 		}
-		<-time.After(30 * time.Second) // for the next question
-		if len(reflexive(w.a)) != 1 {
-			t.Errorf("candidates %v: want a reflexive one", w.a.Report().Candidates)
+		<-time.After(26 * time.Second) // for the next question
+		for range 2 {
+			near, far, after := w.a.stream(w.b)
+			if want := 290 * time.Millisecond; after != want || near.Path().Kind != dtcp.Reflexive {
+				t.Errorf("when both ends have lost their ports: after %v, want %v; path %+v", after, want, near.Path())
+			}
+			defer near.Close()
+			defer far.Close()
 		}
 	})
 }
@@ -139,15 +144,19 @@ func TestMisjudged(t *testing.T) {
 			offered = append(offered, n)
 		}
 	}
-	o := options{link: links[0], relay: &relayOptions{run: r}, place: among(places[2], places[0]), config: only, intercept: lying(count)}
+	o := options{link: links[0], relay: &relayOptions{a: 60 * time.Millisecond, run: r}, place: among(places[2], places[0]), config: only, intercept: lying(count)}
 	story(t, o, func(w *world) {
 		for range 2 {
 			near, far, _ := w.a.stream(w.b)
 			w.wantTransfer(near, far)
 			right.Store(true)
 		}
-		near, far, _ := w.a.stream(w.b)
+		<-time.After(time.Second)
+		near, far, after := w.a.stream(w.b)
 		w.wantTransfer(near, far)
+		if want := 290 * time.Millisecond; after != want {
+			t.Errorf("the third stream after %v, want %v: its port was not ready", after, want)
+		}
 		if got, want := fmt.Sprint(offered), "[2 1 1]"; got != want { // the second finds it out
 			t.Errorf("reflexive candidates of three offers: %s, want %s", got, want)
 		}

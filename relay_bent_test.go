@@ -118,8 +118,11 @@ func (r *bentRelay) greet(c net.Conn) {
 			continue
 		case wire.Serve:
 			claim, err := wire.ParseClaim(line)
-			if r.refuse != "" || err != nil {
-				fmt.Fprintf(c, "error:%s\n", r.refuse)
+			r.mu.Lock()
+			refuse := r.refuse
+			r.mu.Unlock()
+			if refuse != "" || err != nil {
+				fmt.Fprintf(c, "error:%s\n", refuse)
 				_ = c.Close()
 				return
 			}

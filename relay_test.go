@@ -304,6 +304,24 @@ func (denying) Serve(l net.Listener) error {
 	return err
 }
 
+// TestRelayHasRoomAgain: what a relay refuses for the moment is asked for again.
+func TestRelayHasRoomAgain(t *testing.T) {
+	bent := newBentRelay(relayAddr.String())
+	bent.refuse = "full"
+	story(t, options{link: links[0], relay: &relayOptions{run: bent}, config: relayed("A")}, func(w *world) {
+		time.AfterFunc(500*time.Millisecond, func() {
+			bent.mu.Lock()
+			defer bent.mu.Unlock()
+			bent.refuse = ""
+		})
+		near, far, after := w.a.stream(w.b)
+		if after > 2*time.Second {
+			t.Errorf("the responder has its stream after %v", after)
+		}
+		w.wantTransfer(near, far)
+	})
+}
+
 // TestRelayRefusesToServe: the error of a Dial that fails says why.
 func TestRelayRefusesToServe(t *testing.T) {
 	bent := newBentRelay(relayAddr.String())
