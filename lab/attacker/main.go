@@ -55,7 +55,7 @@ var attacks = map[string]attack{
 	// Ask for keys that nobody serves.
 	"keys": {15, 25 * time.Millisecond, (*attacker).askForKey},
 	// Take every descriptor.
-	"exhaust": {95, 21 * time.Millisecond, (*attacker).listen},
+	"exhaust": {95, 21 * time.Millisecond, (*attacker).begin},
 	// Have the relay hold what nobody reads. Each is a pair of connections.
 	"paused": {1, 300 * time.Millisecond, (*attacker).pause},
 }
@@ -194,6 +194,13 @@ func (a *attacker) listen(c *net.TCPConn) error {
 		return err
 	}
 	return nil // also when it was reset
+}
+
+// begin says one byte, so that the connection is one that the relay has to hold
+// and not only its kernel.
+func (a *attacker) begin(c *net.TCPConn) error {
+	_, _ = c.Write([]byte{'k'})
+	return a.listen(c)
 }
 
 func (a *attacker) garbage(c *net.TCPConn) error {
