@@ -80,7 +80,8 @@ type Config struct {
 	// DialRelay opens connections to relays where Network cannot, through a proxy
 	// of the network's say; address is "host:port", as relays are named. It is
 	// tried when a dial of Network's has failed, or has not succeeded for 300 ms.
-	// If nil, there is no other way. Peers are never dialed by it.
+	// It returns when ctx ends. Of a peer's relay address is an IP literal, which
+	// may be dialed. If nil, there is no other way. Peers are never dialed by it.
 	DialRelay func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Relays are the relays, or XEP-0065 proxies, to ask for a lease, the best

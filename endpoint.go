@@ -119,7 +119,7 @@ func NewEndpoint(s Signaling, config *Config) (*Endpoint, error) {
 		defer e.tasks.Done()
 		e.acceptLoop(e.listener, nil)
 	}()
-	e.stop = s.HandleIQ(queryName, e.handleIQ)
+	e.stop = sync.OnceFunc(s.HandleIQ(queryName, e.handleIQ))
 	e.gather()
 	return e, nil
 }
@@ -456,6 +456,7 @@ func (e *Endpoint) deliver(c *Conn) {
 // Close ends the listening and every negotiation and waits for all goroutines
 // of the Endpoint. Streams stay open, but for those that nobody accepted.
 func (e *Endpoint) Close() error {
+	e.stop() // first: from here on the Signaling answers requests, which would be lost
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
@@ -464,7 +465,6 @@ func (e *Endpoint) Close() error {
 	e.closed = true
 	greeting := slices.Clone(e.greeting)
 	e.mu.Unlock()
-	e.stop()
 	e.cancel(ErrClosed)
 	err := e.listener.Close()
 	if e.mapper != nil {

@@ -79,7 +79,7 @@ func punched(t *testing.T, a, b place, seed uint64) (kind dtcp.CandidateType) {
 		near, far, _ := req.stream(res)
 		kind = near.Path().Kind
 		if far.Path().Kind != kind {
-			t.Error(fmt.Sprintf("seed %d: kinds %v and %v", seed, kind, far.Path().Kind))
+			t.Errorf("seed %d: kinds %v and %v", seed, kind, far.Path().Kind)
 		}
 		w.wantTransfer(near, far)
 	})
