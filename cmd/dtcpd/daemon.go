@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -351,8 +352,15 @@ func (d *daemon) health() string {
 func (d *daemon) run(ctx context.Context, signals *signals, load func() (*config, error)) error {
 	defer d.close()
 	notify("READY=1", "STATUS=serving")
+	look := time.NewTicker(crowdCheck)
+	defer look.Stop()
+	var guests crowd
 	for {
 		select {
+		case <-look.C:
+			if guests.gone(connections(d.relay.Stats())) {
+				debug.FreeOSMemory()
+			}
 		case <-signals.reload:
 			d.reload(load)
 		case <-signals.end:
