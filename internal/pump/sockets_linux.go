@@ -34,6 +34,7 @@ type leg struct {
 	readable bool // until a read finds nothing
 	full     bool // nothing can be written, until epoll says so
 	told     bool // epoll says so; not before that is needed, for most sockets are never full
+	muted    bool // epoll does not say what can be read
 	ended    bool // an end or a failure is there to be read: no read is the last before it
 }
 
@@ -106,6 +107,7 @@ func (l *loop) turn(p *sockets, d Direction, share int) {
 		asked, wait := p.grant(d, asked)
 		if asked <= 0 {
 			h.waits = true
+			l.mute(p, d)
 			l.after(wait, p, alarm(d))
 			return
 		}
@@ -120,7 +122,7 @@ func (l *loop) turn(p *sockets, d Direction, share int) {
 			return
 		}
 		if !spliced && n < asked && !from.ended {
-			from.readable = false // epoll(7): a short read has emptied the socket
+			l.drained(p, d) // epoll(7): a short read has emptied the socket
 		}
 		if share -= n; share <= 0 {
 			break
@@ -148,14 +150,48 @@ func (l *loop) piece(p *sockets, d Direction) int {
 	return max(1, min(free, largest))
 }
 
-// await has the loop be told when a leg can be written to again.
-func (l *loop) await(p *sockets, leg Direction) {
-	p.legs[leg].full = true
-	if p.legs[leg].told {
+// mute has epoll not tell what comes from a leg while it cannot be read, which
+// would wake the loop for nothing.
+func (l *loop) mute(p *sockets, from Direction) {
+	if !p.legs[from].muted {
+		p.legs[from].muted = true
+		l.watch(p, from)
+	}
+}
+
+// await has epoll tell when a leg can be written to again.
+func (l *loop) await(p *sockets, to Direction) {
+	p.legs[to].full = true
+	l.mute(p, to.other())
+	if !p.legs[to].told {
+		p.legs[to].told = true
+		l.watch(p, to)
+	}
+}
+
+// drained takes down that there is nothing to be read from a leg.
+func (l *loop) drained(p *sockets, from Direction) {
+	p.legs[from].readable = false
+	if p.legs[from].muted {
+		p.legs[from].muted = false
+		l.watch(p, from)
+	}
+}
+
+// watch has epoll look at a leg anew.
+func (l *loop) watch(p *sockets, d Direction) {
+	if p.gone {
 		return
 	}
-	p.legs[leg].told = true
-	if err := l.poll.Change(int(p.fds[leg]), watched|unix.EPOLLOUT, p.place(leg)); err != nil {
+	leg := &p.legs[d]
+	var events uint32 = watched
+	if leg.muted {
+		events &^= unix.EPOLLIN
+	}
+	if leg.told {
+		events |= unix.EPOLLOUT
+	}
+	if err := l.poll.Change(int(p.fds[d]), events, p.place(d)); err != nil {
 		l.finish(p, err)
 	}
 }
@@ -166,7 +202,7 @@ func (l *loop) came(p *sockets, d Direction, n int, err error) bool {
 	h := &p.half[d]
 	switch {
 	case err == unix.EAGAIN:
-		p.legs[d].readable = false
+		l.drained(p, d)
 		return false
 	case err == unix.EINTR:
 		l.line(p, d)
