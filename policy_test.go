@@ -127,7 +127,7 @@ var layers = map[string]layer{
 	},
 	"cmd/dtcpd": {
 		why: "a program joins everything; nothing joins a program, and metrics stay out of what is shipped to users",
-		may: "internal/relay internal/rendezvous internal/wire xmpp xmpp/jid xmpp/stanza " +
+		may: "internal/epoll internal/relay internal/rendezvous internal/wire xmpp xmpp/jid xmpp/stanza " +
 			"github.com/BurntSushi/toml github.com/prometheus/client_golang/prometheus github.com/prometheus/client_golang/prometheus/collectors " +
 			"github.com/prometheus/client_golang/prometheus/promhttp github.com/rogpeppe/go-internal/lockedfile " +
 			"github.com/spf13/cobra golang.org/x/sys/unix golang.org/x/term",

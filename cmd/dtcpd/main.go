@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/dtcp-relay/dtcp/internal/epoll"
 )
 
 // Exit statuses.
@@ -27,7 +29,12 @@ const (
 	exitUsage  = 2 // or a configuration that makes no sense
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	if runtime.GOMAXPROCS(0) < epoll.Spare {
+		runtime.GOMAXPROCS(epoll.Spare) // for the loops of the relay
+	}
+	os.Exit(run(os.Args[1:]))
+}
 
 // run does what args say and returns the exit status.
 func run(args []string) int {
