@@ -171,3 +171,41 @@ func TestIdle(t *testing.T) {
 		<-time.After(time.Millisecond)
 	}
 }
+
+// TestMultipath: sockets of Multipath TCP, where the system has it, may not be
+// for splice(2); their bytes pass nevertheless.
+func TestMultipath(t *testing.T) {
+	multipath := func() (outer, inner *net.TCPConn) {
+		t.Helper()
+		var listening net.ListenConfig
+		listening.SetMultipathTCP(true)
+		l, err := listening.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		var dialer net.Dialer
+		dialer.SetMultipathTCP(true)
+		c, err := dialer.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close(); accepted.Close() })
+		return c.(*net.TCPConn), accepted.(*net.TCPConn)
+	}
+	checkLeaks(t)
+	p, s := pump.New(pump.Config{}), newStream()
+	defer p.Close()
+	exact(t, p, s, func() (a, b *net.TCPConn, pair *pump.Pair) {
+		a, first := multipath()
+		b, second := link(t)
+		if is, err := first.MultipathTCP(); err == nil {
+			t.Logf("multipath: %v", is)
+		}
+		return a, b, p.Join(first, second, s)
+	})
+}
