@@ -81,6 +81,9 @@ func advice(r dtcp.Report, kind dtcp.CandidateType, theirs map[dtcp.CandidateTyp
 	case !known:
 		return "neither side knows how its NAT looks from outside: " + howToOpen(r, o)
 	}
+	if r.NAT.Mapping != "none" {
+		return "nothing gets in at the ports that were seen from outside, as where a NAT chooses random ones: " + howToOpen(r, o)
+	}
 	return "a firewall between the two lets neither in: open a TCP port at one end, and name it by --port"
 }
 

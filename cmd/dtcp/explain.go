@@ -222,9 +222,17 @@ func listenHint(e *dialError) string {
 func explainLoggedOut(e *xmpp.LoggedOutError) string {
 	what := "our XMPP server is out of reach"
 	if e.Lost != nil {
-		what += ": " + trimmed(e.Lost)
+		what += ": " + loss(e.Lost)
 	}
 	return what
+}
+
+// loss words why there is no connection to our XMPP server any more.
+func loss(err error) string {
+	if errors.Is(err, io.EOF) {
+		return "it closed the connection"
+	}
+	return trimmed(err)
 }
 
 func explainSelf(who jid.JID) (string, []string) {

@@ -140,7 +140,7 @@ func (t *tool) loginTrace() *xmpp.Trace {
 			}
 		},
 		Retrying: func(err error, in time.Duration) {
-			t.out.say("the XMPP server is out of reach: %v; next try in %v", err, in.Round(100*time.Millisecond))
+			t.out.say("the XMPP server is out of reach: %s; next try in %v", loss(err), in.Round(100*time.Millisecond))
 		},
 	}
 	if t.out.tracing() {

@@ -59,7 +59,8 @@ func (t *tool) root() *cobra.Command {
 		Use:   "dtcp",
 		Short: "Reach a machine by its XMPP address",
 		Long: `dtcp gives two XMPP addresses a reliable, encrypted byte stream, and sends files
-over it: direct whenever either side can be reached. Messages go to stderr, stdout is data only.
+over it: direct whenever either side can be reached, through a relay otherwise.
+Messages go to stderr, stdout is data only.
 
 Exit status: 0 ok, 1 failed or cut, 2 usage, 3 refused by the peer, 4 nobody
 there or no path, 5 login failed or account in conflict, 130 interrupted.`,

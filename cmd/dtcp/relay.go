@@ -18,8 +18,9 @@ const namedTime = time.Second
 
 // relayError says that no relay lends us an address.
 type relayError struct {
-	only bool // and that without one there is nothing to try, by --relay-only
-	err  error
+	only  bool // and that without one there is nothing to try, by --relay-only
+	named bool // by --relay
+	err   error
 }
 
 func (e *relayError) Error() string { return e.err.Error() }
@@ -54,7 +55,7 @@ func (l *link) awaitRelay(ctx context.Context) error {
 	}
 	_, err := l.endpoint.AwaitRelay(ctx)
 	if err != nil {
-		err = &relayError{l.relayOnly, because(ctx, err)}
+		err = &relayError{l.relayOnly, !l.relay.IsZero(), because(ctx, err)}
 	}
 	return err
 }
@@ -95,19 +96,27 @@ func refusals(e *dtcp.NoPathError) (found []*dtcp.RelayError) {
 // relayHint is what helps who has no relay.
 const relayHint = "whoever runs the XMPP server can add one, by dtcpd; --relay JID names another"
 
+// namedHint is what helps whom a relay is of no use that was named.
+const namedHint = "is the address right? without --relay, the one that the XMPP server lists is used"
+
 func explainNoRelay(e *relayError) (what string, hints []string) {
 	var answer *stanza.Error
 	var silence *silenceError
 	why := strings.ReplaceAll(trimmed(e.err), "\n", "; ") // of several relays
 	switch {
 	case errors.As(e.err, &answer) && answerStatus(answer) == exitRefused:
-		what, hints = "our relay refuses to lend an address: "+why, []string{"whoever runs it has to allow this account (allow_domains of dtcpd); --relay JID names another"}
+		what, hints = "our relay refuses to lend an address: "+why, []string{"whoever runs it has to allow this account (allow_domains and deny of dtcpd); --relay JID names another"}
+	case errors.As(e.err, &answer) && answer.Condition == stanza.ResourceConstraint:
+		what, hints = "our relay lends no address now: "+why, []string{"it may be back soon; --relay JID names another"}
 	case errors.As(e.err, &answer):
 		what, hints = "no relay lends us an address: "+why, []string{relayHint}
 	case errors.As(e.err, &silence), errors.Is(e.err, context.DeadlineExceeded):
 		what, hints = "our relay does not answer", []string{"it may be back soon; --relay JID names another"}
 	default:
 		what, hints = "there is no relay: "+why, []string{relayHint}
+	}
+	if e.named && slices.Equal(hints, []string{relayHint}) {
+		hints = []string{namedHint}
 	}
 	if e.only {
 		return "--relay-only: " + what, append(hints, "without --relay-only an address of this machine would be told to the peer")

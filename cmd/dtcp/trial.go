@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"maps"
+	"net"
+	"os"
 	"slices"
 	"sync"
 
@@ -49,7 +52,7 @@ func (t *trial) watch(trace *dtcp.Trace) {
 		if !ours {
 			t.theirs[c.Type] = true
 		}
-		t.set(c.String(), ours, trimmed(err))
+		t.set(c.String(), ours, outcome(err))
 		t.mu.Unlock()
 		if before.Failed != nil {
 			before.Failed(stream, c, err)
@@ -71,6 +74,16 @@ func (t *trial) watch(trace *dtcp.Trace) {
 			before.Nominated(stream, p)
 		}
 	}
+}
+
+// outcome words why a candidate was of no use, whose address the line has already.
+func outcome(err error) string {
+	var dial *net.OpError
+	var call *os.SyscallError
+	if errors.As(err, &dial) && dial.Op == "dial" && errors.As(dial.Err, &call) {
+		return call.Err.Error()
+	}
+	return trimmed(err)
 }
 
 // candidateOf names the candidate by which a path came about.
@@ -102,7 +115,7 @@ func (t *trial) result(noPath *dtcp.NoPathError) (events []attemptEvent, theirs 
 		return slices.Clone(t.events), maps.Clone(t.theirs)
 	}
 	for _, a := range noPath.Attempts {
-		events = append(events, attemptEvent{"attempt", a.Candidate.String(), a.Ours, trimmed(a.Err)})
+		events = append(events, attemptEvent{"attempt", a.Candidate.String(), a.Ours, outcome(a.Err)})
 	}
 	return events, maps.Clone(t.theirs)
 }
