@@ -253,7 +253,7 @@ func explainUnknown(e *profile.UnknownError) (string, []string) {
 func explainCut(e *cutError) string {
 	switch {
 	case errors.Is(e, io.ErrUnexpectedEOF), isAny(e, resetErrors):
-		return "the stream was cut before its end, by the peer or by the network"
+		return "the stream was cut before its end, by the peer, the network or a relay"
 	}
 	return "the stream was cut before its end: " + trimmed(e.err)
 }

@@ -73,7 +73,7 @@ func explainTransfer(e *transferError) (what string, hints []string) {
 	case errors.Is(e.err, transfer.ErrStalled):
 		return fmt.Sprintf("%v: %v is asleep, or the network between is gone", e.err, e.peer), resume
 	case errors.Is(e.err, io.ErrUnexpectedEOF), isAny(e.err, resetErrors):
-		return "the transfer was cut before its end, by the peer or by the network", resume
+		return "the transfer was cut before its end, by the peer, the network or a relay", resume
 	case errors.Is(e.err, transfer.ErrCut):
 		return "the transfer was cut before its end: " + trimmed(e.err), resume
 	}
