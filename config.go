@@ -14,7 +14,8 @@ import (
 
 // Signaling is what an [Endpoint] needs of an XMPP login: any XMPP library
 // will do; this module's xmpp.Session is one that does. Its methods are called
-// from several goroutines at once.
+// from several goroutines at once. If it also has a method Probe(), that is called
+// when the machine may have come into another network, and must not block.
 type Signaling interface {
 	// LocalAddr returns the full JID of the newest login.
 	LocalAddr() jid.JID

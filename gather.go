@@ -94,6 +94,9 @@ func (e *Endpoint) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		if s, ok := e.signaling.(interface{ Probe() }); ok {
+			s.Probe() // its connection may be of the network that was left
+		}
 		e.relays.forget()
 		e.punching.forget()
 		if e.mapper != nil {

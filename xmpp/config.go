@@ -61,6 +61,7 @@ const (
 
 	idleTimeout = 60 * time.Second // without a stanza from the server: ping
 	pongTimeout = 20 * time.Second // for any stanza after the ping
+	probeTime   = 5 * time.Second  // the same, after the ping of Probe
 	settleWait  = 5 * time.Second  // for the ping by which Resources knows that presences came
 
 	// After a login, servers that serve each resource by itself tell of them

@@ -34,7 +34,7 @@ func TestWatch(t *testing.T) {
 		if tt.pinged >= 0 {
 			pinged = at(tt.pinged)
 		}
-		action, wait := xmpp.Watch(at(tt.now), at(tt.heard), pinged)
+		action, wait := xmpp.Watch(at(tt.now), at(tt.heard), pinged, xmpp.PongTimeout)
 		if action != tt.action || wait != tt.wait {
 			t.Errorf("%s: %v %v, want %v %v", tt.name, action, wait, tt.action, tt.wait)
 		}
@@ -69,6 +69,41 @@ func TestKeepalive(t *testing.T) {
 		}
 		p = n.accept().login()
 		p.goodbye(s)
+	})
+}
+
+// TestProbe: a server that may be gone has 5 s to show that it is not; one that
+// answers is kept, and after that has its usual time again.
+func TestProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		s, p := loggedIn(t, n, n.config())
+		pass(10 * time.Second)
+		began := time.Now()
+		s.Probe()
+		p.wantIQ(stanza.Get, nsPing, "ping")
+		if got := time.Since(began); got != 0 {
+			t.Errorf("pinged %v after Probe, want at once", got)
+		}
+		p.send("<message/>")
+		synctest.Wait()
+		began = time.Now()
+		p.wantIQ(stanza.Get, nsPing, "ping")
+		if got := time.Since(began); got != xmpp.IdleTimeout {
+			t.Errorf("pinged %v after an answer, want %v", got, xmpp.IdleTimeout)
+		}
+		p.send("<message/>")
+		pass(10 * time.Second)
+		began = time.Now()
+		s.Probe()
+		p.wantIQ(stanza.Get, nsPing, "ping")
+		p.wantEnd()
+		if got := time.Since(began); got != 5*time.Second {
+			t.Errorf("given up %v after Probe, want 5 s", got)
+		}
+		p = n.accept().login()
+		p.goodbye(s)
+		s.Probe() // of no use, and does not block
 	})
 }
 

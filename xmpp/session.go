@@ -224,6 +224,20 @@ func (s *Session) login(ctx context.Context) (*stream, error) {
 	}
 }
 
+// Probe says that the connection may be dead: the machine has come into another
+// network, say, or has slept. The server then has 5 s to answer a ping, or the
+// session logs in anew; it would otherwise notice in 80 s. It does not block.
+func (s *Session) Probe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current != nil {
+		select {
+		case s.current.probes <- struct{}{}:
+		default: // one is under way
+		}
+	}
+}
+
 // LocalAddr returns the full JID of the newest login, or the domain of a
 // component.
 func (s *Session) LocalAddr() jid.JID {

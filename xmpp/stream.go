@@ -18,7 +18,7 @@ import (
 const maxReplies = 64
 
 // errSilent ends a stream whose server gave no sign of life.
-var errSilent = fmt.Errorf("the server was silent for %v and did not answer a ping in %v", idleTimeout, pongTimeout)
+var errSilent = errors.New("the server was silent, and did not answer a ping in time")
 
 // stream is one login. Two goroutines serve it, read and write, both owned by
 // the session's supervisor; everything else reaches the connection through
@@ -32,6 +32,7 @@ type stream struct {
 
 	out     chan packet   // unbuffered: taken means it will be written
 	replies chan []byte   // answers of the read loop, which must not wait
+	probes  chan struct{} // capacity 1: the server is to show that it is there
 	lost    chan struct{} // closed by fail, which sets err before
 	once    sync.Once
 	err     error
@@ -57,7 +58,7 @@ func newStream(s *Session, conn net.Conn, r *xmlstream.Reader, addr jid.JID) *st
 	now := time.Now()
 	return &stream{
 		s: s, conn: conn, r: r, addr: addr, born: now, heard: now,
-		out: make(chan packet), replies: make(chan []byte, maxReplies), lost: make(chan struct{}),
+		out: make(chan packet), replies: make(chan []byte, maxReplies), probes: make(chan struct{}, 1), lost: make(chan struct{}),
 		pending: make(map[string]*request), presences: make(map[jid.JID]map[jid.JID]int8), told: make(chan struct{}),
 	}
 }
@@ -116,6 +117,14 @@ func (st *stream) write() {
 	timer := time.NewTimer(idleTimeout)
 	defer timer.Stop()
 	var pinged time.Time
+	patience := pongTimeout
+	ping := func() error {
+		pinged = time.Now()
+		// A component asks itself, which goes through the server.
+		q := pingOf(st.addr.Server())
+		q.ID, q.From = st.s.newID(), st.s.stamp(jid.JID{})
+		return st.put(st.s.encoded(q.Element(st.s.content)))
+	}
 	for {
 		select {
 		case <-st.lost:
@@ -130,24 +139,26 @@ func (st *stream) write() {
 			if st.put(b) != nil {
 				return
 			}
+		case <-st.probes:
+			if ping() != nil {
+				return
+			}
+			patience = probeTime
+			timer.Reset(patience)
 		case <-timer.C:
 			st.mu.Lock()
 			heard := st.heard
 			st.mu.Unlock()
-			now := time.Now()
-			action, wait := watch(now, heard, pinged)
+			action, wait := watch(time.Now(), heard, pinged, patience)
 			switch action {
 			case giveUp:
 				st.fail(errSilent)
 				return
 			case pingNow:
-				pinged = now
-				// A component asks itself, which goes through the server.
-				ping := pingOf(st.addr.Server())
-				ping.ID, ping.From = st.s.newID(), st.s.stamp(jid.JID{})
-				if st.put(st.s.encoded(ping.Element(st.s.content))) != nil {
+				if ping() != nil {
 					return
 				}
+				patience = pongTimeout
 			}
 			timer.Reset(wait)
 		}
@@ -164,10 +175,11 @@ const (
 )
 
 // watch decides what silence means, and when to look again. heard is when the
-// server last sent a stanza, pinged when it was last asked for one.
-func watch(now, heard, pinged time.Time) (watchAction, time.Duration) {
+// server last sent a stanza, pinged when it was last asked for one, patience the
+// time that it has to answer.
+func watch(now, heard, pinged time.Time, patience time.Duration) (watchAction, time.Duration) {
 	if pinged.After(heard) {
-		if left := pongTimeout - now.Sub(pinged); left > 0 {
+		if left := patience - now.Sub(pinged); left > 0 {
 			return keepWaiting, left
 		}
 		return giveUp, 0
