@@ -89,11 +89,31 @@ func (a *attempt) connect() (c net.Conn, err error) {
 	}
 	switch {
 	case to.Type == Relay:
-		return a.s.e.dialRelay(a.ctx, to, at)
+		return a.dialRelay(to, at)
 	case hole:
 		return a.punch(to.Addr)
 	}
 	return a.s.e.network.Dial(a.ctx, netip.AddrPort{}, to.Addr)
+}
+
+// Bounds of dialing a relay again that refuses connections.
+const (
+	relayAgain     = time.Second
+	relayAgainTime = 5 * time.Second
+)
+
+// dialRelay dials a relay, and again for a while when it refuses: it may be about
+// to be there once more after a restart, and often it is the one way there is.
+func (a *attempt) dialRelay(c Candidate, at []netip.AddrPort) (net.Conn, error) {
+	for began := time.Now(); ; {
+		conn, err := a.s.e.dialRelay(a.ctx, c, at)
+		if err == nil || !turnedAway(err) || time.Since(began) >= relayAgainTime {
+			return conn, err
+		}
+		if err := rest(a.ctx, relayAgain); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // acceptKey is the rest of the goroutine of an accepted connection, which has

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dtcp-relay/dtcp"
+	"github.com/dtcp-relay/dtcp/internal/memnet"
 	"github.com/dtcp-relay/dtcp/internal/relay"
 	"github.com/dtcp-relay/dtcp/xmpp/jid"
 	"github.com/dtcp-relay/dtcp/xmpp/stanza"
@@ -194,6 +195,21 @@ func TestRelayDies(t *testing.T) {
 			_ = c.Abort()
 		}
 		near, far, _ = w.a.stream(w.b)
+		w.wantTransfer(near, far)
+	})
+}
+
+// TestRelayRestarts: the relay is not there when the two dial, and is a moment
+// later, as when it restarts. The same session comes about.
+func TestRelayRestarts(t *testing.T) {
+	o := &relayOptions{run: newBentRelay(relayAddr.String())}
+	story(t, options{link: links[0], relay: o, config: relayed("A")}, func(w *world) {
+		w.relay.Firewall(memnet.Reject)
+		time.AfterFunc(2500*time.Millisecond, func() { w.relay.Firewall(memnet.Open) })
+		near, far, after := w.b.stream(w.a)
+		if near.Path().Kind != dtcp.Relay || after > 6*time.Second {
+			t.Errorf("after %v: path %+v", after, near.Path())
+		}
 		w.wantTransfer(near, far)
 	})
 }
