@@ -207,18 +207,23 @@ func medianRatio(a, b []round, f func(round) float64) float64 {
 	return ratios[len(ratios)/2]
 }
 
+// relayNoise is what a figure of a short run may miss its bar by: a relay then
+// works for some 50 ms in all, of which the kernel's clock, the other relays'
+// leftovers and whoever else uses the machine take their share.
+const relayNoise = 0.4
+
 // atMost fails the test when got is above the bar, or, without -long, above it
-// by more than noise.
+// by more than relayNoise.
 func atMost(t *testing.T, what string, got, bar float64) {
 	t.Helper()
-	judge(t, what, got, "at most", bar, got > bar, got > bar*(1+noise))
+	judge(t, what, got, "at most", bar, got > bar, got > bar*(1+relayNoise))
 }
 
 // atLeast fails the test when got is below the bar, or, without -long, below it
-// by more than noise.
+// by more than relayNoise.
 func atLeast(t *testing.T, what string, got, bar float64) {
 	t.Helper()
-	judge(t, what, got, "at least", bar, got < bar, got < bar*(1-noise))
+	judge(t, what, got, "at least", bar, got < bar, got < bar*(1-relayNoise))
 }
 
 func judge(t *testing.T, what string, got float64, side string, bar float64, missed, missedByFar bool) {
