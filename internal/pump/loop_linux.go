@@ -136,7 +136,7 @@ func (l *loop) run() {
 }
 
 // pause is what a loop sleeps between two rounds of bulk.
-const pause = 100 * time.Microsecond
+const pause = 150 * time.Microsecond
 
 // gather lets bytes gather while they come in bulk: to be woken for each
 // segment makes a GB cost a third more. Where nothing is in bulk nobody waits.

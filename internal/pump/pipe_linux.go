@@ -7,9 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipeSize is what a pipe must hold to be worth its while: in a smaller one
-// splice(2) is slower than copying.
-const pipeSize = largest
+// pipeSize is how large a pipe must be to be worth its while: in a smaller one
+// splice(2) is slower than copying. It is counted in pages, of which each may
+// stand for more where the socket has it in one piece.
+const pipeSize = 1 << 20
 
 // askAgain is how long a loop does without a pipe that was refused.
 const askAgain = 10 * time.Second

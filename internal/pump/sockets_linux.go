@@ -7,9 +7,10 @@ import (
 )
 
 const (
-	quantum    = 1 << 20  // bytes of one turn
+	quantum    = 4 << 20  // bytes of one turn, where few wait for theirs
 	turnPieces = 16       // and pieces
-	largest    = 1 << 20  // bytes of a piece
+	largest    = 4 << 20  // bytes of a piece, if the pipe holds so many
+	largeCopy  = 1 << 20  // bytes of a piece through user space
 	small      = 16 << 10 // bytes that go through user space sooner than through a pipe
 )
 
@@ -116,6 +117,7 @@ func (l *loop) turn(p *sockets, d Direction, share int) {
 		if spliced {
 			n = l.splicePiece(p, d, asked)
 		} else {
+			asked = min(asked, largeCopy)
 			n = l.copyPiece(p, d, asked)
 		}
 		if n == 0 {
