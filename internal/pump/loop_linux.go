@@ -18,7 +18,8 @@ import (
 // A direction gets a turn when its leg has something to read and the other may
 // have room, or when something else lets it go on. Whoever is not through at
 // the end of a turn lines up again behind the others, so that each gets the
-// same share.
+// same share. Those that move bytes in bulk have a line of their own: between
+// two of their turns everybody else gets one.
 type loop struct {
 	pump    *Pump
 	poll    *epoll.Poll // is rung when something is new behind the mutex
@@ -32,11 +33,13 @@ type loop struct {
 	closing bool
 
 	ready   []readiness
-	queue   []turn
-	next    []turn // the queue of the next round
+	words   []turn // directions that move little at a time
+	spare   []turn // takes turns with words
+	bulk    []turn // the others; from head on
+	head    int
 	due     timers
 	pipe    pipe
-	bulk    bool          // the last round moved bytes in bulk
+	moved   bool          // bytes in bulk since the last rest
 	refused time.Duration // when a pipe was refused, as a timer counts
 	buffer  []byte        // for what does not go through the pipe
 }
@@ -141,16 +144,19 @@ const pause = 150 * time.Microsecond
 // gather lets bytes gather while they come in bulk: to be woken for each
 // segment makes a GB cost a third more. Where nothing is in bulk nobody waits.
 func (l *loop) gather() {
-	if l.bulk && len(l.queue) == 0 {
+	if len(l.words)+len(l.bulk) > 0 {
+		return
+	}
+	if l.moved {
 		l.poll.Pause(pause)
 	}
-	l.bulk = false
+	l.moved = false
 }
 
 // timeout is how long to wait for events.
 func (l *loop) timeout() time.Duration {
 	switch {
-	case len(l.queue) > 0:
+	case len(l.words)+len(l.bulk) > 0:
 		return 0
 	case len(l.due) == 0:
 		return -1
@@ -181,25 +187,46 @@ func (l *loop) collect(events []unix.EpollEvent) (closing bool) {
 	return closing
 }
 
-// round gives each direction in the queue a turn.
+// round gives each direction of few words a turn, and one of those in bulk.
 func (l *loop) round() {
-	l.queue, l.next = l.next[:0], l.queue
-	quantum := quantum / min(4, 1+len(l.next)/16)
-	for _, t := range l.next {
-		t.pair.half[t.d].queued = false
-		if !t.pair.gone {
-			l.turn(t.pair, t.d, quantum)
-		}
+	l.words, l.spare = l.spare[:0], l.words
+	for _, t := range l.spare {
+		l.take(t, quantum)
 	}
-	clear(l.next)
+	clear(l.spare)
+	if len(l.bulk) == 0 {
+		return
+	}
+	t, share := l.bulk[l.head], quantum/min(4, len(l.bulk)-l.head)
+	l.bulk[l.head] = turn{}
+	if l.head++; 2*l.head >= len(l.bulk) {
+		n := copy(l.bulk, l.bulk[l.head:])
+		clear(l.bulk[n:])
+		l.bulk, l.head = l.bulk[:n], 0
+	}
+	l.take(t, share)
 }
 
-// line puts a direction into the queue, unless it is in there.
-func (l *loop) line(p *sockets, d Direction) {
-	if h := &p.half[d]; !h.queued && !h.over {
-		h.queued = true
-		l.queue = append(l.queue, turn{p, d})
+// take lets a direction have its turn.
+func (l *loop) take(t turn, share int) {
+	t.pair.half[t.d].queued = false
+	if !t.pair.gone {
+		l.turn(t.pair, t.d, share)
 	}
+}
+
+// line puts a direction into its line, unless it is in one.
+func (l *loop) line(p *sockets, d Direction) {
+	h := &p.half[d]
+	switch {
+	case h.queued || h.over:
+		return
+	case h.bulk:
+		l.bulk = append(l.bulk, turn{p, d})
+	default:
+		l.words = append(l.words, turn{p, d})
+	}
+	h.queued = true
 }
 
 // finishAll resets every pair.

@@ -401,3 +401,41 @@ func sendAllOrFail(c net.Conn, b []byte) {
 		b = b[n:]
 	}
 }
+
+// TestFair: a stream that could fill the loop leaves room for one that says a
+// word at a time.
+func TestFair(t *testing.T) {
+	checkLeaks(t)
+	p := pump.New(pump.Config{Loops: 1})
+	defer p.Close()
+	for range 3 {
+		a, first := link(t)
+		b, second := link(t)
+		p.Join(first, second, nil)
+		defer a.Close()
+		defer b.Close()
+		go sendAllOrFail(a, make([]byte, 1<<30)) // ends when it is closed
+		go io.Copy(io.Discard, b)                // same
+	}
+	a, first := link(t)
+	b, second := link(t)
+	p.Join(first, second, nil)
+	began := time.Now()
+	word := make([]byte, 4)
+	const rounds = 50
+	for range rounds {
+		for _, way := range [][2]*net.TCPConn{{a, b}, {b, a}} {
+			if _, err := io.WriteString(way[0], "word"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(way[1], word); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if each := time.Since(began) / rounds; each > 100*time.Millisecond {
+		t.Errorf("a round trip takes %v beside three streams in bulk", each)
+	} else {
+		t.Logf("a round trip takes %v", each)
+	}
+}

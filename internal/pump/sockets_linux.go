@@ -90,10 +90,11 @@ func (l *loop) event(p *sockets, d Direction, events uint32) {
 	}
 }
 
-// turn copies in one direction until there is nothing to do, or the share of
-// this turn is used up.
+// turn copies in one direction until there is nothing to do, the share of this
+// turn is used up, or the direction belongs to the other line.
 func (l *loop) turn(p *sockets, d Direction, share int) {
 	h, from, to := &p.half[d], &p.legs[d], &p.legs[d.other()]
+	bulk := h.bulk
 	for range turnPieces {
 		if to.full || h.over || len(h.rest) > 0 && !l.flush(p, d) {
 			return
@@ -126,7 +127,7 @@ func (l *loop) turn(p *sockets, d Direction, share int) {
 		if !spliced && n < asked && !from.ended {
 			l.drained(p, d) // epoll(7): a short read has emptied the socket
 		}
-		if share -= n; share <= 0 {
+		if share -= n; share <= 0 || h.bulk != bulk {
 			break
 		}
 	}
@@ -287,7 +288,7 @@ func (l *loop) splicePiece(p *sockets, d Direction, n int) int {
 	if !l.came(p, d, n, err) {
 		return 0
 	}
-	l.bulk = true
+	l.moved = true
 	for left := n; left > 0; {
 		k, err := splice(l.pipe.out, int(p.fds[d.other()]), left)
 		if l.went(p, d, k, err) {
