@@ -172,6 +172,9 @@ func TestProxyCarries(t *testing.T) {
 			s.passes(from, to, "from the requester, who then only listens")
 			s.passes(to, from, "and back")
 			u := <-s.usage
+			for s.relay.Stats().Streams > 0 { // the record comes first
+				<-time.After(time.Millisecond)
+			}
 			if u.Owner != requester.Bare() || u.Kind != relay.KindProxy || u.Why != relay.EndedClosed || u.ToDialer+u.ToListener != 49 {
 				s.Errorf("%s: usage %+v; want 49 bytes of %v, closed", order, u, requester.Bare())
 			}
