@@ -99,7 +99,11 @@ func (l *loop) turn(p *sockets, d Direction, share int) {
 		if to.full || h.over || len(h.rest) > 0 && !l.flush(p, d) {
 			return
 		}
-		if !from.readable || h.waits {
+		if !from.readable {
+			l.drained(p, d) // it may be muted
+			return
+		}
+		if h.waits {
 			return
 		}
 		asked := l.piece(p, d)
