@@ -36,6 +36,7 @@ type leg struct {
 	full     bool // nothing can be written, until epoll says so
 	told     bool // epoll says so; not before that is needed, for most sockets are never full
 	muted    bool // epoll does not say what can be read
+	roomy    bool // epoll has just said that it can be written to
 	ended    bool // an end or a failure is there to be read: no read is the last before it
 }
 
@@ -80,7 +81,7 @@ func (l *loop) event(p *sockets, d Direction, events uint32) {
 		l.line(p, d)
 	}
 	if events&unix.EPOLLOUT != 0 && leg.full {
-		leg.full = false
+		leg.full, leg.roomy = false, true
 		l.line(p, d.other())
 	}
 	if events&unix.EPOLLERR != 0 {
@@ -149,12 +150,17 @@ func (l *loop) piece(p *sockets, d Direction) int {
 	}
 	to := d.other()
 	free, enough := room(int(p.fds[to]))
-	if !enough {
-		p.legs[to].told = false // the kernel tells who was refused, or who asks
-		l.await(p, to)
-		return 0
+	roomy := p.legs[to].roomy
+	p.legs[to].roomy = false
+	switch {
+	case enough:
+		return max(1, min(free, largest))
+	case roomy: // other sockets than those of plain TCP may count otherwise
+		return small
 	}
-	return max(1, min(free, largest))
+	p.legs[to].told = false // the kernel tells who was refused, or who asks
+	l.await(p, to)
+	return 0
 }
 
 // mute has epoll not tell what comes from a leg while it cannot be read, which
