@@ -40,7 +40,7 @@ func (s *session) serveRelay(l *lease) {
 		if joined >= maxLegs && rest(s.legs, legGap) != nil {
 			return
 		}
-		if joined > 0 && s.beforeOthers(s.legs) != nil {
+		if joined == 1 && s.beforeOthers(s.legs) != nil {
 			return
 		}
 		t, via, err := s.waitAtRelay(l)

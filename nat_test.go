@@ -171,3 +171,42 @@ func TestReport(t *testing.T) {
 		})
 	}
 }
+
+// TestTwoPortsOfOneRelay: a relay that has one address, and two ports there, is
+// enough to tell that a NAT gives every port another; then no hole is offered. It
+// is not enough to tell that one does not.
+func TestTwoPortsOfOneRelay(t *testing.T) {
+	for _, tt := range []struct {
+		at      place
+		mapping string
+		holes   int
+	}{
+		{places[2], "unknown", 1},
+		{places[4], "address-and-port-dependent", 0},
+	} {
+		t.Run(tt.at.name, func(t *testing.T) {
+			second := netip.AddrPortFrom(relayAddr.Addr(), 443)
+			bent := newBentRelay(relayAddr.String())
+			bent.addrs = append(bent.addrs, second.String())
+			place := func(w *world) {
+				among(tt.at, places[0])(w)
+				l, err := w.relay.Listen(w.t.Context(), second)
+				w.check(err)
+				w.t.Cleanup(func() { _ = l.Close() })
+				go func() { _ = bent.Serve(l) }()
+			}
+			story(t, options{link: links[0], relay: &relayOptions{run: bent}, place: place}, func(w *world) {
+				r := w.a.Report()
+				holes := 0
+				for _, c := range r.Candidates {
+					if c.Type == dtcp.Reflexive {
+						holes++
+					}
+				}
+				if r.NAT.Mapping != tt.mapping || holes != tt.holes || len(r.NAT.Observed) != 2 {
+					t.Errorf("NAT %+v, %d reflexive candidates; want %s and %d", r.NAT, holes, tt.mapping, tt.holes)
+				}
+			})
+		})
+	}
+}

@@ -207,20 +207,22 @@ func connect(t testing.TB, a, b *dtcp.Endpoint, to jid.JID) (near, far *dtcp.Con
 	return near, <-accepted
 }
 
+// closeBoth closes both ends at once, for each waits for the other.
+func closeBoth(near, far net.Conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = near.Close()
+	}()
+	_ = far.Close()
+	<-done
+}
+
 func TestConnIsNetConn(t *testing.T) {
 	a, b, to := loopback(t)
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 		near, far := connect(t, a, b, to)
-		return near, far, func() {
-			// Close waits for the other end's, so both at once.
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				_ = near.Close()
-			}()
-			_ = far.Close()
-			<-done
-		}, nil
+		return near, far, func() { closeBoth(near, far) }, nil
 	})
 }
 
@@ -265,15 +267,7 @@ func TestRelayedConnIsNetConn(t *testing.T) {
 		if p := near.Path(); p.Kind != dtcp.Relay || p.Relay != at.String() {
 			t.Errorf("path %+v", p)
 		}
-		return near, far, func() {
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				_ = near.Close()
-			}()
-			_ = far.Close()
-			<-done
-		}, nil
+		return near, far, func() { closeBoth(near, far) }, nil
 	})
 }
 

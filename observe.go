@@ -45,19 +45,6 @@ func (p *punchPorts) witnesses(ctx context.Context, known relaying) []witness {
 			*list = append(*list, w)
 		}
 	}
-	// Another port of one address shows less, and better than nothing.
-	addPorts := func() {
-		if known.lease == nil || len(v4) != 1 {
-			return
-		}
-		for _, h := range known.lease.hosts {
-			for _, at := range h.at {
-				if at.Addr() == v4[0].at.Addr() && at != v4[0].at && len(v4) < maxWitnesses {
-					v4 = append(v4, witness{at: at})
-				}
-			}
-		}
-	}
 	if known.lease != nil {
 		for _, h := range known.lease.hosts {
 			for _, at := range h.at {
@@ -76,7 +63,16 @@ func (p *punchPorts) witnesses(ctx context.Context, known relaying) []witness {
 			}
 		}
 	}
-	addPorts()
+	if known.lease != nil && len(v4) == 1 {
+		// Another port of the one address shows less, and better than nothing.
+		for _, h := range known.lease.hosts {
+			for _, at := range h.at {
+				if at.Addr() == v4[0].at.Addr() && at != v4[0].at && len(v4) < maxWitnesses {
+					v4 = append(v4, witness{at: at})
+				}
+			}
+		}
+	}
 	return append(v4, v6[:min(len(v6), 1)]...) // there are hardly NATs to compare in IPv6
 }
 

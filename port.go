@@ -179,7 +179,7 @@ func live(ports []*punchPort) []*punchPort {
 
 // take returns a port for one session, which closes it, or nil if there is none
 // to be had. When more sessions begin at once than ports are ready, it waits a
-// moment.
+// moment. leg says that a leg to the relay will be opened before the session dials.
 func (p *punchPorts) take(ctx context.Context, leg bool) *punchPort {
 	if p == nil {
 		return nil
